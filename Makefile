@@ -1,0 +1,95 @@
+# Keyward. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Override on the command line: make run PORT=6380
+PORT ?= 6379
+PYTHON ?= python3
+
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+MODULE := $(TARGET_DIR)/release/libkeyward.so
+VENV := .venv
+# The servers whose binaries come with the Python test environment.
+MATRIX := redis-8.2 valkey-8.1 valkey-9.1
+
+export KEYWARD_MODULE ?= $(MODULE)
+
+.PHONY: help setup build run venv test test-rust test-server test-matrix lint format bench demo docs docs-check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install the system packages that are missing (as root or with sudo)
+	@scripts/setup.sh server build python bench
+
+build: ## Build the module: target/release/libkeyward.so
+	@scripts/setup.sh build
+	cargo build --release --locked
+	@echo "built $(MODULE)"
+
+run: build ## Start a server with the module in the foreground (PORT=6379)
+	@scripts/setup.sh server
+	@if (exec 3<>/dev/tcp/127.0.0.1/$(PORT)) 2>/dev/null; then \
+		echo "run: port $(PORT) is taken; choose another one: make run PORT=6380" >&2; exit 1; \
+	fi
+	@mkdir -p .run
+	@echo "run: redis-cli -p $(PORT) talks to it, Ctrl-C stops it, its data is in .run/"
+	@exec redis-server redis.conf.example --port $(PORT) --dir "$(CURDIR)/.run" --loadmodule "$(MODULE)"
+
+venv: $(VENV)/.installed ## Make the Python test environment in .venv
+
+$(VENV)/.installed: tests/requirements.txt
+	@scripts/setup.sh python
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+test: test-rust test-server ## Everything but the other servers: Rust tests, then pytest on redis-server
+
+test-rust: ## Unit and property tests; they need no server
+	@scripts/setup.sh build
+	cargo test --no-default-features --locked
+
+test-server: build venv ## pytest against redis-server (PYTEST_ARGS="-k name")
+	@scripts/setup.sh server
+	KEYWARD_SERVER=redis-7.0 $(VENV)/bin/pytest $(PYTEST_ARGS)
+
+test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1
+	@failed=(); for server in $(MATRIX); do \
+		echo "== $$server"; \
+		KEYWARD_SERVER=$$server $(VENV)/bin/pytest $(PYTEST_ARGS) || failed+=("$$server"); \
+	done; \
+	if (($${#failed[@]})); then echo "test-matrix: failed on $${failed[*]}" >&2; exit 1; fi
+
+lint: venv ## rustfmt, clippy with and without the host layer, ruff
+	@scripts/setup.sh build
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --no-default-features --locked -- -D warnings
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+format: venv ## Format Rust and Python
+	cargo fmt
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+bench: build venv ## Instructions per command, side by side with what there is without the module
+	@scripts/setup.sh server bench
+	$(VENV)/bin/python benches/run.py
+
+demo: build venv ## Real flights from SQLite through the module, checked answer by answer
+	@scripts/setup.sh server
+	$(VENV)/bin/python examples/demo/run.py
+
+docs: ## Write docs/commands from the command specs
+	KEYWARD_WRITE_DOCS=1 cargo test --no-default-features --locked --test command_docs
+
+docs-check: ## Fail when docs/commands and the command specs differ
+	cargo test --no-default-features --locked --test command_docs
+
+clean: ## Remove what was built and the Python environment
+	cargo clean
+	rm -rf $(VENV) .run .pytest_cache .ruff_cache .hypothesis

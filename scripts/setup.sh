@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs the system packages that the named parts of the project need and
+# that are missing:   scripts/setup.sh [server] [build] [python] [bench]
+#
+#   server   redis-server and redis-cli, 7.0 or later
+#   build    a C compiler and libclang (bindgen reads the server's module header)
+#   python   python3 with venv
+#   bench    valgrind (instructions per command are counted with callgrind)
+#
+# Needs root or sudo only when something is missing, and then knows apt
+# (Debian, Ubuntu). Elsewhere it says what to install by hand. Running it again
+# changes nothing. Rust is not installed here: which toolchain is used is the
+# contributor's choice.
+set -euo pipefail
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+has_libclang() {
+    # Both halves: the library that bindgen loads, and the compiler's own
+    # headers, without which it does not find stddef.h.
+    [[ -n ${LIBCLANG_PATH:-} ]] && return 0
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null &&
+        compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null
+}
+
+missing=()
+need() { # package, probe command...
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+for part in "$@"; do
+    case $part in
+        server) need redis-server command -v redis-server ;;
+        build)
+            command -v cargo >/dev/null || die "cargo not found: install Rust first (https://www.rust-lang.org/tools/install)"
+            need build-essential command -v cc
+            need libclang-dev has_libclang
+            ;;
+        python) need python3-venv python3 -c 'import ensurepip, venv' ;;
+        bench) need valgrind command -v valgrind ;;
+        *) die "unknown part '$part' (known: server build python bench)" ;;
+    esac
+done
+
+if ((${#missing[@]})); then
+    command -v apt-get >/dev/null || die "please install: ${missing[*]} (names of the Debian packages)"
+    if ((EUID == 0)); then
+        as_root=(env)
+    elif command -v sudo >/dev/null; then
+        as_root=(sudo)
+    else
+        die "neither root nor sudo: please have these installed: ${missing[*]}"
+    fi
+
+    # Debian starts a redis-server service when the package is installed. The
+    # project does not use it: a policy file, removed again, keeps it from
+    # taking port 6379 now. It is left enabled as the package leaves it.
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 755 "$policy"
+    fi
+
+    say "installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"
+fi
+
+for part in "$@"; do
+    if [[ $part == server ]]; then
+        version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\.[0-9]*\).*/\1/p')
+        ((${version%%.*} >= 7)) || die "redis-server is $version, Keyward needs 7.0 or later"
+    fi
+done
+say "ready: $*"
