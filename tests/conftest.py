@@ -1,0 +1,96 @@
+"""Fixtures. `server` is shared and emptied before each test; a test that changes configuration,
+replication or the process itself takes `make_server`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from servers import FLAVOURS, Server, default_flavour, server_version
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if default_flavour() not in FLAVOURS:
+        raise pytest.UsageError(f"KEYWARD_SERVER={default_flavour()} is unknown (known: {', '.join(FLAVOURS)})")
+
+
+def pytest_report_header() -> str:
+    version = ".".join(map(str, server_version(default_flavour())))
+    return f"server: {default_flavour()} (version {version})"
+
+
+class _SharedServer:
+    """Started with the first test that wants it, and again after a test that crashed it, so that
+    one crash fails one test."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._server: Server | None = None
+
+    def get(self) -> Server:
+        if self._server is None or not self._server.alive():
+            self._server = Server(self._folders.mktemp("shared", numbered=True)).start()
+        return self._server
+
+    def stop(self) -> None:
+        if self._server is not None and self._server.alive():
+            self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def _shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_SharedServer]:
+    shared = _SharedServer(tmp_path_factory)
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def server(_shared_server: _SharedServer) -> Iterator[Server]:
+    """A server with the module, all databases empty. Do not reconfigure it."""
+    server = _shared_server.get()
+    with server.client() as client:
+        client.flushall()
+    yield server
+    server.close_clients()
+    server.check()
+
+
+@pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+def protocol(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture
+def client(server: Server, protocol: int) -> redis.Redis:
+    """A client of the shared server, once for each protocol version; replies are bytes."""
+    return server.client(protocol)
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """make_server(flavour=, module=, args=, config=, ...) -> a started server of the test's own.
+
+    After the test each is checked for crashes and stopped, whatever the test did.
+    """
+    servers: list[Server] = []
+
+    def make(**options: object) -> Server:
+        server = Server(tmp_path / f"server-{len(servers)}", **options)
+        servers.append(server)
+        return server.start()
+
+    yield make
+
+    failures: list[Exception] = []
+    # Replicas first: a primary that shuts down waits for replicas that lag behind.
+    for server in sorted(servers, key=lambda server: server.primary is None):
+        for step in (server.check, server.stop):
+            try:
+                step()
+            except Exception as failure:
+                failures.append(failure)
+                server.kill9()
+    if failures:
+        raise failures[0]
