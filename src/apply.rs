@@ -1,0 +1,50 @@
+//! KEYWARD.APPLY: effects that no public command could carry, since it would read a clock. For the link from the primary, the
+//! AOF, and users who may do anything; the arguments are checked as untrusted.
+
+use crate::args::{Arg, Args};
+use crate::commands::Command;
+use crate::error::Error;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
+
+pub struct Apply;
+
+pub struct Request<'a> {
+    effect: Arg<'a>,
+    args: Args<'a>,
+}
+
+impl Command for Apply {
+    const SPEC: &'static CommandSpec = &CommandSpec {
+        name: "keyward.apply",
+        family: Family::Keyward,
+        summary: "Applies an effect on a replica or while loading. Internal.",
+        complexity: "As the effect.",
+        since: "0.1.0",
+        arity: -2,
+        flags: &[Flag::Write, Flag::Admin],
+        keys: Keys::None,
+        access: Access::None,
+        tips: &[],
+        args: &[ArgSpec::string("effect"), ArgSpec::string("argument").optional().multiple()],
+    };
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let effect = args.required()?;
+        Ok(Request { effect, args: args.clone() })
+    }
+
+    /// Each family knows its own effects; whoever applies one by hand has it replicated as it came.
+    fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
+        let Request { effect, mut args } = request;
+        let applied = crate::cache::effects::apply(effect, &mut args, server)
+            .or_else(|| crate::lock::effects::apply(effect, &mut args, server))
+            .or_else(|| crate::ratelimit::effects::apply(effect, &mut args, server))
+            .ok_or(Error::BadEffect)?;
+        applied?;
+        server.replicate_verbatim();
+        Ok(Reply::Ok)
+    }
+}

@@ -1,0 +1,18 @@
+//! The cache family's memory: one index of tags and one of version floors for each database.
+
+use crate::clock::UnixMs;
+use crate::config::Config;
+use crate::state::KeyEvent;
+
+#[derive(Debug, Default)]
+pub struct State {}
+
+impl State {
+    pub fn key_event(&mut self, _config: &Config, _event: KeyEvent, _db: usize, _key: &[u8], _now: UnixMs) {}
+
+    pub fn key_moved(&mut self, _config: &Config, _from: (usize, &[u8]), _to: (usize, &[u8]), _now: UnixMs) {}
+
+    pub fn flushed(&mut self, _db: Option<usize>) {}
+
+    pub fn swapped(&mut self, _a: usize, _b: usize) {}
+}

@@ -1,0 +1,28 @@
+//! Moments and durations as types. Nothing here reads a clock: the host does, once per command, and passes it in.
+
+/// A moment in milliseconds since the Unix epoch, the unit of Redis expiries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct UnixMs(pub i64);
+
+/// A moment in microseconds since the Unix epoch, the unit of limiters and fencing tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct UnixUs(pub i64);
+
+impl UnixMs {
+    /// `self + ms`, saturating at the ends of the range.
+    pub fn plus(self, ms: i64) -> UnixMs {
+        UnixMs(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to `self`; negative when `earlier` is later.
+    pub fn since(self, earlier: UnixMs) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl UnixUs {
+    /// The millisecond this moment lies in (rounded down).
+    pub fn to_ms(self) -> UnixMs {
+        UnixMs(self.0.div_euclid(1000))
+    }
+}

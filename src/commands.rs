@@ -1,0 +1,36 @@
+//! What a command is, and the one list of all of them.
+
+use crate::args::Args;
+use crate::error::Error;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::spec::CommandSpec;
+
+/// One command: argv -> `Request` -> reply. `parse` validates everything that can be validated without the server, so that
+/// an error changes nothing.
+pub trait Command {
+    const SPEC: &'static CommandSpec;
+    type Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Self::Request<'a>, Error>;
+
+    fn run<'s, S: Server>(request: Self::Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error>;
+}
+
+/// Calls the macro `$visit` with every command. A command that is not here does not exist.
+#[macro_export]
+macro_rules! every_command {
+    ($visit:ident) => {
+        $visit! {
+            $crate::apply::Apply,
+        }
+    };
+}
+
+/// The SPEC of every command, in the order of registration.
+pub fn specs() -> Vec<&'static CommandSpec> {
+    macro_rules! specs {
+        ($($command:ty,)*) => { vec![$(<$command as Command>::SPEC),*] };
+    }
+    every_command!(specs)
+}

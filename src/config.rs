@@ -1,0 +1,82 @@
+//! The one table of settings. `CONFIG GET keyward.*`, loadmodule arguments, redis.conf.example and docs/configuration.md follow it.
+
+/// The values in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub invalidate_sync_keys: i64,
+    pub version_floor_ms: i64,
+    pub version_floors_max: i64,
+    pub tag_history_max: i64,
+    pub save_metadata: bool,
+}
+
+/// A setting as operators see it, under `keyward.<name>`.
+#[derive(Debug)]
+pub struct Setting {
+    pub name: &'static str,
+    pub summary: &'static str,
+    pub kind: Kind,
+    /// May change while the server runs.
+    pub mutable: bool,
+}
+
+#[derive(Debug)]
+pub enum Kind {
+    Int { default: i64, min: i64, max: i64, field: fn(&mut Config) -> &mut i64 },
+    Bool { default: bool, field: fn(&mut Config) -> &mut bool },
+}
+
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        name: "invalidate-sync-keys",
+        summary: "How many keys an invalidation unlinks inside the command; the rest of a larger tag is retired at once for \
+                  CACHE reads and unlinked in slices of at most 1 ms.",
+        kind: Kind::Int { default: 5000, min: 1, max: 1_000_000, field: |c| &mut c.invalidate_sync_keys },
+        mutable: true,
+    },
+    Setting {
+        name: "version-floor-ms",
+        summary: "How long the version floor of a key outlives the key, in milliseconds.",
+        kind: Kind::Int { default: 60_000, min: 0, max: 86_400_000, field: |c| &mut c.version_floor_ms },
+        mutable: true,
+    },
+    Setting {
+        name: "version-floors-max",
+        summary: "How many version floors of keys that are gone are remembered in each database; the oldest go first.",
+        kind: Kind::Int { default: 1_000_000, min: 0, max: 100_000_000, field: |c| &mut c.version_floors_max },
+        mutable: true,
+    },
+    Setting {
+        name: "tag-history-max",
+        summary: "How many tags without keys are remembered in each database for CACHE.TAGINFO after they were invalidated; \
+                  the oldest go first.",
+        kind: Kind::Int { default: 1000, min: 0, max: 10_000_000, field: |c| &mut c.tag_history_max },
+        mutable: true,
+    },
+    Setting {
+        name: "save-metadata",
+        summary: "Whether RDB files carry tags, version floors and the fencing reserve. With no, they are gone after a restart \
+                  and missing on replicas; see docs/removing.md.",
+        kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
+        mutable: false,
+    },
+];
+
+impl Default for Config {
+    fn default() -> Config {
+        let mut config = Config {
+            invalidate_sync_keys: 0,
+            version_floor_ms: 0,
+            version_floors_max: 0,
+            tag_history_max: 0,
+            save_metadata: false,
+        };
+        for setting in SETTINGS {
+            match setting.kind {
+                Kind::Int { default, field, .. } => *field(&mut config) = default,
+                Kind::Bool { default, field } => *field(&mut config) = default,
+            }
+        }
+        config
+    }
+}

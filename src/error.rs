@@ -1,0 +1,62 @@
+//! Every error text that goes over the wire. Texts are ASCII, name the allowed range and echo no user data.
+
+use std::fmt;
+
+/// What a user may be told went wrong. An error means that nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Lower-case name of the command.
+    WrongArity(&'static str),
+    Syntax,
+    NotAnInteger,
+    /// Lower-case name of the command.
+    InvalidExpire(&'static str),
+    WrongType,
+    OutOfMemory,
+    NoPermission,
+    Internal,
+    TagCount,
+    TagLength,
+    TooManyTags,
+    IndexFull,
+    VersionRange,
+    CountRange(&'static str, i64, i64),
+    Percent,
+    InvalidCursor,
+    OwnerLength,
+    /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
+    BadEffect,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::WrongArity(command) => {
+                write!(f, "ERR wrong number of arguments for '{command}' command")
+            }
+            Error::Syntax => f.write_str("ERR syntax error"),
+            Error::NotAnInteger => f.write_str("ERR value is not an integer or out of range"),
+            Error::InvalidExpire(command) => {
+                write!(f, "ERR invalid expire time in '{command}' command")
+            }
+            Error::WrongType => f.write_str("WRONGTYPE Operation against a key holding the wrong kind of value"),
+            Error::OutOfMemory => f.write_str("OOM command not allowed when used memory > 'maxmemory'."),
+            Error::NoPermission => f.write_str("NOPERM No permissions to access a key"),
+            Error::Internal => f.write_str("ERR internal error"),
+            Error::TagCount => f.write_str("ERR number of tags must be 1 to 64"),
+            Error::TagLength => f.write_str("ERR a tag must be 1 to 512 bytes"),
+            Error::TooManyTags => f.write_str("ERR a key can carry at most 64 tags"),
+            Error::IndexFull => f.write_str("ERR no room for more tagged keys"),
+            Error::VersionRange => f.write_str("ERR version must be an integer from 0 to 9223372036854775807"),
+            Error::CountRange(what, low, high) => {
+                write!(f, "ERR {what} must be an integer from {low} to {high}")
+            }
+            Error::Percent => f.write_str("ERR JITTER percentage must be an integer from 0 to 100"),
+            Error::InvalidCursor => f.write_str("ERR invalid cursor"),
+            Error::OwnerLength => f.write_str("ERR owner must be 1 to 1024 bytes"),
+            Error::BadEffect => f.write_str("ERR malformed effect"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,232 @@
+//! An in-memory [`Server`] for tests of the families: a map, a clock that stands still until told, and a log of what was replicated.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+
+use crate::args::{Arg, Args};
+use crate::clock::{UnixMs, UnixUs};
+use crate::commands::Command;
+use crate::error::Error;
+use crate::native::NativeValue;
+use crate::reply::Reply;
+use crate::server::{Expiry, Permission, Server, StringValue, Word};
+use crate::state::{KeyEvent, State};
+
+pub enum Value {
+    String(Vec<u8>),
+    Native(Box<dyn Any>),
+    /// A list, a hash: something that is not ours.
+    Other,
+}
+
+pub struct Entry {
+    pub value: Value,
+    pub expiry: Option<UnixMs>,
+}
+
+#[derive(Default)]
+pub struct FakeServer {
+    pub now: UnixUs,
+    pub replayed: bool,
+    pub db: usize,
+    pub state: State,
+    pub keys: HashMap<(usize, Vec<u8>), Entry>,
+    pub memory_full: bool,
+    /// Names that [`Server::permits`] refuses.
+    pub denied: Vec<Vec<u8>>,
+    /// What `random` answers next (clamped to its bound); 0 when empty.
+    pub draws: VecDeque<u64>,
+    /// What was replicated, one word list a command.
+    pub replicated: Vec<Vec<Vec<u8>>>,
+    argv: Vec<Vec<u8>>,
+    found: Vec<Vec<u8>>,
+}
+
+impl FakeServer {
+    /// A server at a moment of the year 2025.
+    pub fn new() -> FakeServer {
+        FakeServer { now: UnixUs(1_750_000_000_000_000), ..FakeServer::default() }
+    }
+
+    pub fn advance_ms(&mut self, ms: i64) {
+        self.now = UnixUs(self.now.0.saturating_add(ms.saturating_mul(1000)));
+    }
+
+    /// Parses and runs one command, words split at spaces.
+    pub fn call<C: Command>(&mut self, line: &str) -> Result<Reply<'_>, Error> {
+        let argv: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        self.call_argv::<C>(argv)
+    }
+
+    /// As `call`, for arguments with any bytes.
+    pub fn call_argv<C: Command>(&mut self, argv: Vec<Vec<u8>>) -> Result<Reply<'_>, Error> {
+        self.argv.clone_from(&argv);
+        self.found.clear();
+        let words: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
+        let mut args = Args::new(&words, C::SPEC.name);
+        let request = C::parse(&mut args)?;
+        C::run(request, self)
+    }
+
+    /// The replicated commands as lines, and forgets them.
+    pub fn take_replicated(&mut self) -> Vec<String> {
+        let line = |words: Vec<Vec<u8>>| {
+            words.iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        self.replicated.drain(..).map(line).collect()
+    }
+
+    pub fn put_string(&mut self, key: &str, value: &str) {
+        self.keys.insert(
+            (self.db, key.as_bytes().to_vec()),
+            Entry { value: Value::String(value.as_bytes().to_vec()), expiry: None },
+        );
+    }
+
+    pub fn put_other(&mut self, key: &str) {
+        self.keys.insert((self.db, key.as_bytes().to_vec()), Entry { value: Value::Other, expiry: None });
+    }
+
+    /// Removes the key as expiry would, if its time has come.
+    fn expire_if_due(&mut self, key: &[u8]) {
+        let id = (self.db, key.to_vec());
+        let due = self.keys.get(&id).and_then(|e| e.expiry).is_some_and(|at| at <= self.now.to_ms());
+        if due && !self.replayed {
+            self.keys.remove(&id);
+            self.state.key_event(KeyEvent::Expired, self.db, key, self.now.to_ms());
+        }
+    }
+
+    fn id(&self, key: Arg<'_>) -> (usize, Vec<u8>) {
+        (self.db, key.bytes.to_vec())
+    }
+}
+
+impl Server for FakeServer {
+    fn now(&self) -> UnixUs {
+        self.now
+    }
+
+    fn replayed(&self) -> bool {
+        self.replayed
+    }
+
+    fn db(&self) -> usize {
+        self.db
+    }
+
+    fn select(&mut self, db: usize) {
+        self.db = db;
+    }
+
+    fn random(&mut self, most: u64) -> u64 {
+        self.draws.pop_front().unwrap_or(0).min(most)
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn memory_full(&mut self) -> bool {
+        self.memory_full
+    }
+
+    fn permits(&mut self, name: &[u8], _permission: Permission) -> bool {
+        !self.denied.iter().any(|denied| denied == name)
+    }
+
+    fn exists(&mut self, key: &[u8]) -> bool {
+        self.expire_if_due(key);
+        self.keys.contains_key(&(self.db, key.to_vec()))
+    }
+
+    fn expiry(&mut self, key: Arg<'_>) -> Expiry {
+        self.expire_if_due(key.bytes);
+        match self.keys.get(&self.id(key)) {
+            None => Expiry::NoKey,
+            Some(entry) => entry.expiry.map_or(Expiry::Never, Expiry::At),
+        }
+    }
+
+    fn string(&mut self, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
+        self.expire_if_due(key.bytes);
+        match self.keys.get(&self.id(key)).map(|e| &e.value) {
+            None => Ok(None),
+            Some(Value::String(bytes)) => {
+                self.found.push(bytes.clone());
+                Ok(Some(StringValue(self.found.len().saturating_sub(1))))
+            }
+            Some(_) => Err(Error::WrongType),
+        }
+    }
+
+    fn bytes(&self, value: StringValue) -> &[u8] {
+        self.found.get(value.0).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
+        self.keys.insert(self.id(key), Entry { value: Value::String(value.bytes.to_vec()), expiry });
+    }
+
+    fn unlink(&mut self, keys: &[&[u8]]) -> usize {
+        let mut unlinked: Vec<Vec<u8>> = vec![b"UNLINK".to_vec()];
+        for key in keys {
+            self.expire_if_due(key);
+            if self.keys.remove(&(self.db, key.to_vec())).is_some() {
+                unlinked.push(key.to_vec());
+                self.state.key_event(KeyEvent::Deleted, self.db, key, self.now.to_ms());
+            }
+        }
+        let count = unlinked.len().saturating_sub(1);
+        if count > 0 {
+            self.replicated.push(unlinked);
+        }
+        count
+    }
+
+    fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error> {
+        self.expire_if_due(key.bytes);
+        let id = self.id(key);
+        match self.keys.get_mut(&id).map(|e| &mut e.value) {
+            None => Ok(None),
+            Some(Value::Native(value)) => value.downcast_mut::<T>().map(Some).ok_or(Error::WrongType),
+            Some(_) => Err(Error::WrongType),
+        }
+    }
+
+    fn put_native<T: NativeValue>(&mut self, key: Arg<'_>, value: T, expiry: Option<UnixMs>) {
+        self.keys.insert(self.id(key), Entry { value: Value::Native(Box::new(value)), expiry });
+    }
+
+    fn changed(&mut self, _key: Arg<'_>) {}
+
+    fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {
+        let id = self.id(key);
+        if let Some(entry) = self.keys.get_mut(&id) {
+            entry.expiry = expiry;
+        }
+    }
+
+    fn delete(&mut self, key: Arg<'_>) -> bool {
+        let was_there = self.keys.remove(&self.id(key)).is_some();
+        if was_there {
+            self.state.key_event(KeyEvent::Deleted, self.db, key.bytes, self.now.to_ms());
+        }
+        was_there
+    }
+
+    fn replicate(&mut self, command: &'static str, words: &[Word<'_>]) {
+        let mut sent = vec![command.as_bytes().to_vec()];
+        sent.extend(words.iter().map(|word| match word {
+            Word::Arg(arg) => arg.bytes.to_vec(),
+            Word::Text(text) => text.as_bytes().to_vec(),
+            Word::Int(n) => n.to_string().into_bytes(),
+            Word::Bytes(bytes) => bytes.to_vec(),
+        }));
+        self.replicated.push(sent);
+    }
+
+    fn replicate_verbatim(&mut self) {
+        self.replicated.push(self.argv.clone());
+    }
+}

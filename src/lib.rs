@@ -1,0 +1,21 @@
+//! Keyward: caching patterns inside Redis and Valkey. See DESIGN.md for the way from argv to reply.
+#![cfg_attr(not(feature = "module"), forbid(unsafe_code))]
+
+pub mod apply;
+pub mod args;
+pub mod cache;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod error;
+#[cfg(any(test, not(feature = "module")))]
+pub mod fake_server;
+#[cfg(feature = "module")]
+mod host;
+pub mod lock;
+pub mod native;
+pub mod ratelimit;
+pub mod reply;
+pub mod server;
+pub mod spec;
+pub mod state;

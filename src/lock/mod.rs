@@ -1,0 +1,7 @@
+//! LOCK.*
+
+pub mod commands;
+pub mod effects;
+mod state;
+
+pub use state::State;

@@ -1,0 +1,24 @@
+//! Values of our own types. The host turns each into a module data type (RDB, AOF rewrite, COPY, MEMORY USAGE).
+
+use crate::state::State;
+
+/// A value that a key of ours holds.
+pub trait NativeValue: Sized + 'static {
+    /// Exactly nine characters, as the RDB format wants.
+    const TYPE_NAME: &'static str;
+
+    /// The value for a dump. May look at module memory, since a lock's key is only a handle.
+    fn encode(&self, state: &State) -> Vec<u8>;
+
+    /// A value from a dump, `None` when the bytes are not such a value: they may come from anybody (RESTORE).
+    /// Must not depend on or change module memory: it also runs for keys that are dropped at once.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+
+    /// Bytes of memory, for MEMORY USAGE.
+    fn memory(&self, state: &State) -> usize;
+
+    /// A copy for COPY.
+    fn copied(&self, state: &State) -> Option<Self> {
+        Self::decode(&self.encode(state))
+    }
+}

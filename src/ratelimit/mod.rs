@@ -1,0 +1,7 @@
+//! RATELIMIT.*
+
+pub mod commands;
+pub mod effects;
+mod state;
+
+pub use state::State;

@@ -1,0 +1,106 @@
+//! What the families need of the server they run in. `host/` implements it over the module API, tests over a map.
+//!
+//! Every method takes the server by `&mut` and hands out no reference that outlives the next call: the server calls back
+//! into the module (lazy expiry, `del` events) from inside these methods, so no piece of [`State`] may be held across one.
+
+use crate::args::Arg;
+use crate::clock::{UnixMs, UnixUs};
+use crate::error::Error;
+use crate::native::NativeValue;
+use crate::state::State;
+
+/// A string value that was found by [`Server::string`]; good until the next change of the keyspace in this command.
+#[derive(Clone, Copy, Debug)]
+pub struct StringValue(pub usize);
+
+/// One word of a replicated command.
+#[derive(Clone, Copy, Debug)]
+pub enum Word<'a> {
+    /// An argument of the running command: handed on as the server's own object, without a copy.
+    Arg(Arg<'a>),
+    Text(&'static str),
+    Int(i64),
+    Bytes(&'a [u8]),
+}
+
+/// When a key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    NoKey,
+    Never,
+    At(UnixMs),
+}
+
+/// What a user wants to do with a key or a tag, for ACL checks of names that are no key arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    Read,
+    Delete,
+}
+
+pub trait Server {
+    /// The moment of this command; the same throughout it, and never earlier than a moment given out before.
+    fn now(&self) -> UnixUs;
+
+    /// The command comes from the primary or from the AOF: it is an effect to be applied, nothing is to be decided,
+    /// and no clock, setting or random number may have a say.
+    fn replayed(&self) -> bool;
+
+    /// The selected database.
+    fn db(&self) -> usize;
+
+    /// Selects another database, for work that a timer does.
+    fn select(&mut self, db: usize);
+
+    /// A uniformly distributed number in `0..=most`.
+    fn random(&mut self, most: u64) -> u64;
+
+    /// The module's own memory.
+    fn state(&mut self) -> &mut State;
+
+    /// Is memory above `maxmemory`? For commands that are refused only where they would add data.
+    fn memory_full(&mut self) -> bool;
+
+    /// May the calling user do this to the key (or the tag, which is checked as if it were a key)?
+    fn permits(&mut self, name: &[u8], permission: Permission) -> bool;
+
+    /// Does the key exist? Does not count as a use of the key.
+    fn exists(&mut self, key: &[u8]) -> bool;
+
+    /// When the key expires. Does not count as a use of the key.
+    fn expiry(&mut self, key: Arg<'_>) -> Expiry;
+
+    /// The key's string, `None` if there is no such key, `WrongType` if it holds something else.
+    fn string(&mut self, key: Arg<'_>) -> Result<Option<StringValue>, Error>;
+
+    /// The bytes of a string found before in this command.
+    fn bytes(&self, value: StringValue) -> &[u8];
+
+    /// Stores a plain string, whatever was there, with this expiry or none. Fires `set` (and `expire`); does not replicate.
+    fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>);
+
+    /// Unlinks keys, fires `del` for each that was there, and replicates that. The number of keys that were there.
+    fn unlink(&mut self, keys: &[&[u8]]) -> usize;
+
+    /// The key's value of a type of ours, `None` if there is no such key, `WrongType` if it holds something else.
+    /// A change made through it must be followed by [`Server::changed`].
+    fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error>;
+
+    /// Puts a value of a type of ours in place of whatever is there. Fires no event; does not replicate.
+    fn put_native<T: NativeValue>(&mut self, key: Arg<'_>, value: T, expiry: Option<UnixMs>);
+
+    /// The value was changed in place: WATCH and client-side caches are told.
+    fn changed(&mut self, key: Arg<'_>);
+
+    /// Sets the expiry of an existing key. Fires no event; does not replicate.
+    fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>);
+
+    /// Deletes the key and fires `del` if it was there; does not replicate.
+    fn delete(&mut self, key: Arg<'_>) -> bool;
+
+    /// Sends this command to replicas and the AOF. Several calls in one command arrive as one transaction.
+    fn replicate(&mut self, command: &'static str, words: &[Word<'_>]);
+
+    /// Sends the running command as it came: only for commands that decide nothing where they are replayed.
+    fn replicate_verbatim(&mut self);
+}

@@ -1,0 +1,200 @@
+//! CommandSpec: the one description of a command. COMMAND DOCS and COMMAND INFO, arity, key specs, ACL categories, and the
+//! head of its page under docs/commands all come from it.
+
+/// A command as users and clients see it.
+#[derive(Debug)]
+pub struct CommandSpec {
+    /// Lower case, as Redis stores names: `cache.settagged`.
+    pub name: &'static str,
+    pub family: Family,
+    pub summary: &'static str,
+    pub complexity: &'static str,
+    pub since: &'static str,
+    /// As in COMMAND INFO: the number of arguments with the name, negative for "at least".
+    pub arity: i32,
+    pub flags: &'static [Flag],
+    pub keys: Keys,
+    pub access: Access,
+    pub tips: &'static [&'static str],
+    pub args: &'static [ArgSpec],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Cache,
+    Lock,
+    RateLimit,
+    /// Commands of the module about itself.
+    Keyward,
+}
+
+impl Family {
+    /// The family's ACL category, for servers that let modules add categories.
+    pub fn category(self) -> Option<&'static str> {
+        match self {
+            Family::Cache => Some("cache"),
+            Family::Lock => Some("lock"),
+            Family::RateLimit => Some("ratelimit"),
+            Family::Keyward => None,
+        }
+    }
+}
+
+/// Command flags as Redis names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    Write,
+    ReadOnly,
+    DenyOom,
+    Fast,
+    /// @admin and @dangerous.
+    Admin,
+}
+
+impl Flag {
+    /// The word that module command registration takes.
+    pub fn word(self) -> &'static str {
+        match self {
+            Flag::Write => "write",
+            Flag::ReadOnly => "readonly",
+            Flag::DenyOom => "deny-oom",
+            Flag::Fast => "fast",
+            Flag::Admin => "admin",
+        }
+    }
+}
+
+/// Where the keys stand in argv.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    None,
+    /// The first argument.
+    First,
+    /// Every argument.
+    All,
+    /// A count at 1, then that many groups of `step` arguments, each beginning with a key.
+    Counted {
+        step: i32,
+    },
+}
+
+/// What a command does to its keys, in the terms of Redis key specs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// No keys.
+    None,
+    /// Reads the value and answers with it.
+    Read,
+    /// Reads only metadata of the key (TTL, tags).
+    Inspect,
+    /// Replaces the value.
+    Overwrite,
+    /// Changes the value with regard to what it was, and answers from it.
+    Update,
+    /// Removes the key.
+    Delete,
+}
+
+/// An argument in the manner of COMMAND DOCS.
+#[derive(Debug)]
+pub struct ArgSpec {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The word before the value, or the word itself for `Kind::Token`.
+    pub token: Option<&'static str>,
+    pub optional: bool,
+    /// May be repeated.
+    pub multiple: bool,
+    pub parts: &'static [ArgSpec],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Key,
+    String,
+    Integer,
+    Double,
+    UnixTime,
+    /// A word without a value.
+    Token,
+    /// One of the parts.
+    OneOf,
+    /// All of the parts, in order.
+    Block,
+}
+
+impl ArgSpec {
+    pub const fn new(name: &'static str, kind: Kind) -> ArgSpec {
+        ArgSpec { name, kind, token: None, optional: false, multiple: false, parts: &[] }
+    }
+    pub const fn key() -> ArgSpec {
+        ArgSpec::new("key", Kind::Key)
+    }
+    pub const fn string(name: &'static str) -> ArgSpec {
+        ArgSpec::new(name, Kind::String)
+    }
+    pub const fn integer(name: &'static str) -> ArgSpec {
+        ArgSpec::new(name, Kind::Integer)
+    }
+    pub const fn unix_time(name: &'static str) -> ArgSpec {
+        ArgSpec::new(name, Kind::UnixTime)
+    }
+    pub const fn word(name: &'static str, word: &'static str) -> ArgSpec {
+        ArgSpec::new(name, Kind::Token).token(word)
+    }
+    pub const fn one_of(name: &'static str, parts: &'static [ArgSpec]) -> ArgSpec {
+        ArgSpec { parts, ..ArgSpec::new(name, Kind::OneOf) }
+    }
+    pub const fn block(name: &'static str, parts: &'static [ArgSpec]) -> ArgSpec {
+        ArgSpec { parts, ..ArgSpec::new(name, Kind::Block) }
+    }
+    pub const fn token(self, token: &'static str) -> ArgSpec {
+        ArgSpec { token: Some(token), ..self }
+    }
+    pub const fn optional(self) -> ArgSpec {
+        ArgSpec { optional: true, ..self }
+    }
+    pub const fn multiple(self) -> ArgSpec {
+        ArgSpec { multiple: true, ..self }
+    }
+}
+
+impl CommandSpec {
+    /// The syntax line, as redis-cli prints its hints: `CACHE.GET key`.
+    pub fn syntax(&self) -> String {
+        let mut line = self.name.to_ascii_uppercase();
+        for arg in self.args {
+            line.push(' ');
+            line.push_str(&arg.syntax());
+        }
+        line
+    }
+}
+
+impl ArgSpec {
+    fn syntax(&self) -> String {
+        let parts = |separator: &str| self.parts.iter().map(ArgSpec::syntax).collect::<Vec<_>>().join(separator);
+        let value = match self.kind {
+            Kind::Token => String::new(),
+            Kind::OneOf => parts(" | "),
+            Kind::Block => parts(" "),
+            _ => self.name.to_owned(),
+        };
+        let mut text = match (self.token, value.is_empty()) {
+            (Some(token), true) => token.to_owned(),
+            (Some(token), false) => format!("{token} {value}"),
+            (None, _) => value,
+        };
+        if self.multiple {
+            let again =
+                if self.kind == Kind::OneOf || self.kind == Kind::Block { text.clone() } else { self.name.to_owned() };
+            text = format!("{text} [{again} ...]");
+        }
+        if self.optional {
+            text = format!("[{text}]");
+        } else if self.kind == Kind::OneOf {
+            text = format!("<{text}>");
+        }
+        text
+    }
+}
