@@ -1,0 +1,240 @@
+"""Instructions per command, counted by callgrind for the whole server.
+
+Times on shared machines contradict themselves; instructions do not. Each cost is the median of some rounds, and each
+ratio compares two servers of the same binary in the same run: one with the module, one without.
+Both hold the same number of keys (tagged where there is a module), so that hash tables are equally full.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+from bench_server import CountedServer
+from figures import Figure
+from wire import Connection, encode
+
+RECIPES = Path(__file__).parent / "recipes"
+VALUE = b"v" * 100
+TTL = 3600
+MINUTE_US = 60_000_000
+
+
+def key(number: int) -> bytes:
+    """25 bytes, like a real cache key."""
+    return b"product:%017d" % number
+
+
+def tags(number: int) -> tuple[bytes, bytes]:
+    """Two tags: one with 100 neighbours, one with 100 keys from all over."""
+    return b"category:%d" % (number // 100), b"vendor:%d" % (number % 1000 + number // 100_000 * 1000)
+
+
+def settagged(number: int) -> bytes:
+    return encode("CACHE.SETTAGGED", key(number), VALUE, "EX", TTL, "TAGS", 2, *tags(number))
+
+
+def set_ex(number: int) -> bytes:
+    return encode("SET", key(number), VALUE, "EX", TTL)
+
+
+def ok(reply) -> bool:
+    return reply == b"OK"
+
+
+class Laboratory:
+    """The counted servers of one run, started when first needed and all holding the fixture."""
+
+    def __init__(self, flavour: str, requests: int, rounds: int, fixture: int):
+        self._flavour, self._rounds = flavour, rounds
+        self.requests, self.fixture = requests, fixture
+        self._servers: dict[tuple[bool, bool], tuple[CountedServer, Connection]] = {}
+        self._running = ExitStack()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        self._running.close()
+
+    def connection(self, with_module: bool, aof: bool = False) -> Connection:
+        return self._server(with_module, aof)[1]
+
+    def cost(
+        self,
+        with_module: bool,
+        build: Callable[[int], list[bytes]],
+        check: Callable | None = None,
+        prepare: Callable[[Connection, int], None] | None = None,
+        aof: bool = False,
+        operations: int | None = None,
+    ) -> float:
+        """Median instructions per operation of the requests that `build(round)` makes, after `prepare` (not counted)."""
+        server, connection = self._server(with_module, aof)
+        costs = []
+        for turn in range(self._rounds):
+            if prepare:
+                prepare(connection, turn)
+            requests = build(turn)
+            counted = server.count_instructions(lambda batch=requests: connection.run(batch, check))
+            costs.append(counted / (operations or len(requests)))
+        return median(costs)
+
+    def _server(self, with_module: bool, aof: bool) -> tuple[CountedServer, Connection]:
+        if (with_module, aof) not in self._servers:
+            server = self._running.enter_context(CountedServer(self._flavour, with_module, aof))
+            connection = server.connect()
+            self._servers[with_module, aof] = server, connection
+            entry = settagged if with_module else set_ex
+            connection.load(entry(n) for n in range(self.fixture))
+            # Reading every key finishes the hash tables' stepwise growth, which would blur the next figures.
+            connection.run((encode("GET", key(n)) for n in range(self.fixture)), depth=512)
+        return self._servers[with_module, aof]
+
+
+def ratio(group: str, name: str, cost: float, base: float, what: str, bound: float | None = None) -> Figure:
+    return Figure(group, name, cost / base, "x", f"{cost:,.0f} against {base:,.0f} ({what})", bound)
+
+
+def plain_commands(lab: Laboratory) -> Iterator[Figure]:
+    """What a user of plain GET and SET pays for the module being there."""
+    group, keys = "plain", [b"plain:%019d" % n for n in range(lab.requests)]
+
+    def written(connection: Connection, _turn: int) -> None:
+        connection.load(encode("SET", k, VALUE) for k in keys)
+
+    def costs(command: str, *rest: bytes) -> tuple[float, float]:
+        requests = [encode(command, k, *rest) for k in keys]
+        good = ok if rest else VALUE.__eq__
+        with_module, without = (lab.cost(m, lambda _: requests, good, written) for m in (True, False))
+        return with_module, without
+
+    where = f"the same without the module; {lab.fixture:,} tagged keys in place"
+    yield ratio(group, "GET with the module loaded / GET", *costs("GET"), where, 1.01)
+    yield ratio(group, "SET with the module loaded / SET", *costs("SET", VALUE), where, 1.02)
+
+
+def cache_reads(lab: Laboratory) -> Iterator[Figure]:
+    group, keys = "cache-get", [b"plain:%019d" % n for n in range(lab.requests)]
+
+    def written(connection: Connection, _turn: int) -> None:
+        connection.load(encode("SET", k, VALUE) for k in keys)
+
+    get = lab.cost(False, lambda _: [encode("GET", k) for k in keys], VALUE.__eq__, written)
+    cache_get = lab.cost(True, lambda _: [encode("CACHE.GET", k) for k in keys], VALUE.__eq__, written)
+    yield ratio(group, "CACHE.GET of a plain value / GET", cache_get, get, "GET", 1.25)
+    tagged = [key(n) for n in range(min(lab.requests, lab.fixture))]
+    cache_get = lab.cost(True, lambda _: [encode("CACHE.GET", k) for k in tagged], VALUE.__eq__)
+    yield ratio(group, "CACHE.GET of a tagged value / GET", cache_get, get, "GET")
+
+
+def tagged_writes(lab: Laboratory, aof: bool) -> Iterator[Figure]:
+    """SETTAGGED of new keys (a fill after a miss) and of keys that are there, against SET ... EX and the usual recipes."""
+    group, bound = ("settagged-aof", 1.4) if aof else ("settagged", 1.6)
+    suffix = ", AOF on" if aof else ""
+    fresh = range(lab.fixture, lab.fixture + lab.requests)
+
+    def removed(connection: Connection, _turn: int) -> None:
+        connection.run((encode("DEL", key(n)) for n in fresh), depth=512)
+
+    def both(entry: Callable[[int], bytes], with_module: bool, check=ok) -> tuple[float, float]:
+        requests = [entry(n) for n in fresh]
+        inserts = lab.cost(with_module, lambda _: requests, check, removed, aof)
+        return inserts, lab.cost(with_module, lambda _: requests, check, None, aof)
+
+    base_insert, base_overwrite = both(set_ex, False)
+    insert, overwrite = both(settagged, True)
+    against = "SET ... EX" + suffix
+    yield ratio(group, f"CACHE.SETTAGGED 2 tags, new key / SET EX{suffix}", insert, base_insert, against, bound)
+    yield ratio(group, f"CACHE.SETTAGGED 2 tags, overwrite / SET EX{suffix}", overwrite, base_overwrite, against, bound)
+    yield from _tagged_write_recipes(lab, aof, group, suffix, fresh, removed, base_insert)
+
+
+def _tagged_write_recipes(lab, aof, group, suffix, fresh, removed, base) -> Iterator[Figure]:
+    lines = [
+        line for line in (RECIPES / "set_with_tags.pipeline").read_text().splitlines() if line[:1] not in ("", "#")
+    ]
+
+    def pipeline(number: int) -> list[bytes]:
+        first, second = tags(number)
+        words = {
+            "{key}": key(number),
+            "{value}": VALUE,
+            "{ttl}": TTL,
+            "{tag1}": b"tag:" + first,
+            "{tag2}": b"tag:" + second,
+        }
+        return [encode(*(words.get(word, word) for word in line.split())) for line in lines]
+
+    requests = [request for number in fresh for request in pipeline(number)]
+    cost = lab.cost(False, lambda _: requests, None, removed, aof, operations=len(fresh))
+    yield ratio(group, f"  usual recipe, pipeline of {len(lines)}{suffix} / SET EX", cost, base, "SET ... EX")
+
+    sha = lab.connection(False, aof).call("SCRIPT", "LOAD", (RECIPES / "set_with_tags.lua").read_bytes())
+    scripts = [encode("EVALSHA", sha, 3, key(n), *(b"tag:" + tag for tag in tags(n)), VALUE, TTL) for n in fresh]
+    cost = lab.cost(False, lambda _: scripts, ok, removed, aof)
+    yield ratio(group, f"  usual recipe, Lua{suffix} / SET EX", cost, base, "SET ... EX")
+
+
+def rate_limits(lab: Laboratory) -> Iterator[Figure]:
+    """Many limiters of 100 per minute with room left, and of 5 per minute that are full. All exist before counting starts."""
+    group, base = "ratelimit", _plain_set(lab)
+    limiters = max(1, min(1000, lab.requests // 10))
+    turns = [n % limiters for n in range(lab.requests)]
+
+    def check(kind: bytes, limit: int, turn: int, number: int) -> bytes:
+        return encode("RATELIMIT.CHECK", _limiter(kind, turn, number), limit, "EX", 60)
+
+    sha = lab.connection(False).call("SCRIPT", "LOAD", (RECIPES / "sliding_window.lua").read_bytes())
+    members = count()
+
+    def script(kind: bytes, limit: int, turn: int, number: int) -> bytes:
+        return encode("EVALSHA", sha, 1, _limiter(kind, turn, number), limit, MINUTE_US, b"request:%d" % next(members))
+
+    def cost(with_module: bool, request: Callable, kind: bytes, limit: int, used: int, good: Callable) -> float:
+        def opened(connection: Connection, turn: int) -> None:
+            connection.run(request(kind, limit, turn, n) for n in range(limiters) for _ in range(used))
+
+        return lab.cost(with_module, lambda turn: [request(kind, limit, turn, n) for n in turns], good, opened)
+
+    allowed = cost(True, check, b"open", 100, 1, lambda reply: reply[0] == 1)
+    denied = cost(True, check, b"full", 5, 5, lambda reply: reply[0] == 0)
+    yield ratio(group, "RATELIMIT.CHECK SLIDING, allowed / SET", allowed, base, "SET", 2.0)
+    yield ratio(group, "RATELIMIT.CHECK SLIDING, denied / SET", denied, base, "SET", 1.2)
+    allowed = cost(False, script, b"open", 100, 1, (1).__eq__)
+    denied = cost(False, script, b"full", 5, 5, (0).__eq__)
+    yield ratio(group, "  usual recipe, sorted set in Lua, allowed / SET", allowed, base, "SET")
+    yield ratio(group, "  usual recipe, sorted set in Lua, denied / SET", denied, base, "SET")
+
+
+def _limiter(kind: bytes, turn: int, number: int) -> bytes:
+    return b"limit:%s:%d:%012d" % (kind, turn, number)
+
+
+def locks(lab: Laboratory) -> Iterator[Figure]:
+    group, owner, base = "lock", b"worker-1:0123456789abcdef", _plain_set(lab)
+    names = [b"lock:%020d" % n for n in range(lab.requests)]
+
+    def pair(lock: bytes) -> list[bytes]:
+        return [encode("LOCK.ACQUIRE", lock, owner, "PX", 30_000), encode("LOCK.RELEASE", lock, owner)]
+
+    requests = [request for lock in names for request in pair(lock)]
+    cost = lab.cost(True, lambda _: requests, lambda reply: isinstance(reply, int) and reply > 0, operations=len(names))
+    yield ratio(group, "LOCK.ACQUIRE + LOCK.RELEASE / SET", cost, base, "SET", 3.2)
+
+    sha = lab.connection(False).call("SCRIPT", "LOAD", (RECIPES / "release_lock.lua").read_bytes())
+
+    def usual(lock: bytes) -> list[bytes]:
+        return [encode("SET", lock, owner, "NX", "PX", 30_000), encode("EVALSHA", sha, 1, lock, owner)]
+
+    requests = [request for lock in names for request in usual(lock)]
+    cost = lab.cost(False, lambda _: requests, lambda reply: reply in (b"OK", 1), operations=len(names))
+    yield ratio(group, "  usual recipe, SET NX + release script / SET", cost, base, "SET")
+
+
+@cache
+def _plain_set(lab: Laboratory) -> float:
+    requests = [encode("SET", b"plain:%019d" % n, VALUE) for n in range(lab.requests)]
+    return lab.cost(False, lambda _: requests, ok, lambda connection, _turn: connection.load(requests))
