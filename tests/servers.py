@@ -65,10 +65,11 @@ def default_flavour() -> str:
 
 def module_path() -> Path:
     """The module under test: $KEYWARD_MODULE, else what `make build` made."""
-    if override := os.environ.get("KEYWARD_MODULE"):
-        return Path(override).resolve()
-    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-    return (REPOSITORY / target / "release" / "libkeyward.so").resolve()
+    target = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target")
+    path = Path(os.environ.get("KEYWARD_MODULE") or target / "release" / "libkeyward.so").resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: run `make build`")
+    return path
 
 
 @functools.cache
@@ -133,7 +134,9 @@ class Server:
     """One server process with a folder of its own.
 
     `module`: load the module under test. `args`: its loadmodule arguments. `config`: further
-    redis.conf lines. `config_file`: a redis.conf to include before the harness's own lines.
+    redis.conf lines. `command_line`: further arguments of the server. `config_file`: run with this
+    redis.conf and nothing of the harness's own but port and folder; `module`, `args` and `config`
+    do not apply then.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Server:
         module: bool = True,
         args: Iterable[str] = (),
         config: Iterable[str] = (),
+        command_line: Iterable[str] = (),
         config_file: Path | None = None,
     ) -> None:
         self.folder = folder
@@ -152,6 +156,7 @@ class Server:
         self.module = module
         self.args = list(args)
         self.config = list(config)
+        self.command_line = list(command_line)
         self.config_file = config_file
         self.port = 0
         self.primary: Server | None = None
@@ -198,11 +203,15 @@ class Server:
         raise AssertionError("unreachable")
 
     def _spawn(self) -> None:
-        (self.folder / "redis.conf").write_text("\n".join(self._config_lines()) + "\n")
+        if self.config_file:
+            command = [self.binary, self.config_file, "--port", str(self.port), "--dir", self.folder]
+        else:
+            command = [self.binary, self.folder / "redis.conf"]
+            command[1].write_text("\n".join(self._config_lines()) + "\n")
         with (self.folder / "server.log").open("ab") as log:
             # stderr too: a Rust panic is printed there.
             self._process = subprocess.Popen(
-                [self.binary, self.folder / "redis.conf"],
+                [*command, *self.command_line],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -210,8 +219,7 @@ class Server:
             )
 
     def _config_lines(self) -> list[str]:
-        lines = [f"include {self.config_file}"] if self.config_file else []
-        lines += [
+        lines = [
             f"port {self.port}",
             "bind 127.0.0.1",
             f"dir {self.folder}",
