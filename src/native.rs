@@ -17,6 +17,10 @@ pub trait NativeValue: Sized + 'static {
     /// Bytes of memory, for MEMORY USAGE.
     fn memory(&self, state: &State) -> usize;
 
+    /// The value leaves the name it had: by deletion, overwriting, expiry, eviction, RENAME, MOVE or RESTORE REPLACE (not by
+    /// FLUSH or SWAPDB). Comes before the key event that tells why; an overwritten value gets no event at all.
+    fn unlinked(&self, _state: &mut State) {}
+
     /// A copy for COPY.
     fn copied(&self, state: &State) -> Option<Self> {
         Self::decode(&self.encode(state))
