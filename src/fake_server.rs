@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::native::NativeValue;
 use crate::reply::Reply;
 use crate::server::{Expiry, Permission, Server, StringValue, Word};
-use crate::state::{KeyEvent, State};
+use crate::state::{Aftermath, KeyEvent, State};
 
 pub enum Value {
     String(Vec<u8>),
@@ -93,7 +93,14 @@ impl FakeServer {
         let due = self.keys.get(&id).and_then(|e| e.expiry).is_some_and(|at| at <= self.now.to_ms());
         if due && !self.replayed {
             self.keys.remove(&id);
-            self.state.key_event(KeyEvent::Expired, self.db, key, self.now.to_ms());
+            self.event(KeyEvent::Expired, key);
+        }
+    }
+
+    /// A key event in the selected database, as the host would pass it on.
+    pub fn event(&mut self, event: KeyEvent, key: &[u8]) {
+        if self.state.key_event(event, self.db, key, self.now.to_ms(), self.replayed) == Aftermath::Forget {
+            self.replicate("KEYWARD.APPLY", &[Word::Text("FORGET"), Word::Bytes(key)]);
         }
     }
 
@@ -174,7 +181,7 @@ impl Server for FakeServer {
             self.expire_if_due(key);
             if self.keys.remove(&(self.db, key.to_vec())).is_some() {
                 unlinked.push(key.to_vec());
-                self.state.key_event(KeyEvent::Deleted, self.db, key, self.now.to_ms());
+                self.event(KeyEvent::Deleted, key);
             }
         }
         let count = unlinked.len().saturating_sub(1);
@@ -210,7 +217,7 @@ impl Server for FakeServer {
     fn delete(&mut self, key: Arg<'_>) -> bool {
         let was_there = self.keys.remove(&self.id(key)).is_some();
         if was_there {
-            self.state.key_event(KeyEvent::Deleted, self.db, key.bytes, self.now.to_ms());
+            self.event(KeyEvent::Deleted, key.bytes);
         }
         was_there
     }

@@ -29,10 +29,25 @@ pub enum KeyEvent {
     Loaded,
 }
 
+/// What the host has to do after a key event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aftermath {
+    Nothing,
+    /// A held lock was really deleted: replicas, which cannot tell that from an eviction, must be told.
+    Forget,
+    /// A held lock was evicted: its key comes back from a timer.
+    PutBackSoon,
+}
+
+/// A dump record of the lock family has this bit in its kind, one of the cache family has not.
+const LOCK_RECORDS: u64 = 1 << 8;
+
 impl State {
-    /// The key changed under us. Called after the change, also for changes by our own commands.
-    pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
+    /// The key changed under us. Called after the change, also for changes by our own commands. `replayed`: the change
+    /// comes from the primary or the AOF, so that a DEL may be an eviction there.
+    pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
         self.cache.key_event(&self.config, event, db, key, now);
+        self.lock.key_event(event, db, key, now, replayed)
     }
 
     /// `old` became `new`; what `new` held before is gone.
@@ -54,5 +69,44 @@ impl State {
     pub fn swapped(&mut self, a: usize, b: usize) {
         self.cache.swapped(a, b);
         self.lock.swapped(a, b);
+    }
+
+    /// A file, or a full sync, has been loaded to its end.
+    pub fn loaded(&mut self) {
+        self.cache.loaded();
+        self.lock.loaded();
+    }
+
+    /// This server is the primary now, or no longer.
+    pub fn role_changed(&mut self, primary: bool) {
+        if primary {
+            self.lock.promoted();
+        }
+    }
+
+    /// Settings have new values; caps that became smaller take effect.
+    pub fn config_changed(&mut self) {
+        self.cache.config_changed(&self.config);
+    }
+
+    /// Bounded upkeep, some times a second: drops what has run out.
+    pub fn sweep(&mut self, now: UnixMs, budget: usize) {
+        self.cache.sweep(&self.config, now, budget);
+        self.lock.sweep(now, budget);
+    }
+
+    /// What an RDB file carries besides keys: records of a kind and bytes.
+    pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
+        self.cache.save(&mut |kind, bytes| emit(kind, bytes));
+        self.lock.save(&mut |kind, bytes| emit(kind | LOCK_RECORDS, bytes));
+    }
+
+    /// Takes in one record. `None`: the bytes are no such record. Kinds that nobody knows are skipped.
+    pub fn load(&mut self, kind: u64, bytes: &[u8], now: UnixMs) -> Option<()> {
+        if kind & LOCK_RECORDS != 0 {
+            self.lock.load(kind & !LOCK_RECORDS, bytes)
+        } else {
+            self.cache.load(&self.config, kind, bytes, now)
+        }
     }
 }

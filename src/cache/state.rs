@@ -15,4 +15,20 @@ impl State {
     pub fn flushed(&mut self, _db: Option<usize>) {}
 
     pub fn swapped(&mut self, _a: usize, _b: usize) {}
+
+    pub fn loaded(&mut self) {}
+
+    pub fn config_changed(&mut self, _config: &Config) {}
+
+    pub fn sweep(&mut self, _config: &Config, _now: UnixMs, _budget: usize) {}
+
+    pub fn save(&self, _emit: &mut dyn FnMut(u64, &[u8])) {}
+
+    pub fn load(&mut self, _config: &Config, _kind: u64, _bytes: &[u8], _now: UnixMs) -> Option<()> {
+        Some(())
+    }
+
+    pub fn has_retired(&self) -> bool {
+        false
+    }
 }
