@@ -1,0 +1,32 @@
+"""The outcomes side by side."""
+
+from collections.abc import Callable
+
+from serve import Outcome
+
+ROWS: list[tuple[str, Callable[[Outcome], str]]] = [
+    ("requests answered", lambda o: f"{o.answered:,}"),
+    ("requests limited", lambda o: f"{o.limited:,}"),
+    ("STALE ANSWERS", lambda o: f"{o.stale:,}"),
+    ("hit ratio", lambda o: f"{o.hit_ratio:.1%}"),
+    ("pages made by the origin", lambda o: f"{o.origin_pages:,}"),
+    ("  mean time in the database", lambda o: f"{1000 * o.origin_seconds / max(1, o.origin_pages):.2f} ms"),
+    ("answer from the cache, median", lambda o: f"{o.median_ms(hit=True):.2f} ms"),
+    ("answer after a miss, median", lambda o: f"{o.median_ms(hit=False):.2f} ms"),
+    ("rows updated", lambda o: f"{o.updates:,}"),
+    ("  keys invalidated by tag", lambda o: f"{o.invalidated:,}"),
+    ("nightly job: nights / runs", lambda o: f"{o.nights} / {o.job_runs}"),
+    ("  late writes refused", lambda o: f"{o.refused_late}"),
+    ("keys evicted", lambda o: f"{o.server['evicted_keys']:,}"),
+    ("commands", lambda o: f"{o.server['total_commands_processed']:,}"),
+    ("bytes over the wire", lambda o: f"{o.server['wire_bytes']:,}"),
+    ("bytes held at the end", lambda o: f"{o.server['used_memory']:,}"),
+    ("  keys held at the end", lambda o: f"{o.server['keys']:,}"),
+]
+
+
+def table(outcomes: list[Outcome]) -> str:
+    names = max(len(name) for name, _ in ROWS)
+    lines = [" " * names + "".join(f"  {o.name:>16}" for o in outcomes)]
+    lines += [f"{name:<{names}}" + "".join(f"  {show(o):>16}" for o in outcomes) for name, show in ROWS]
+    return "\n".join(lines)
