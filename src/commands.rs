@@ -22,6 +22,10 @@ pub trait Command {
 macro_rules! every_command {
     ($visit:ident) => {
         $visit! {
+            $crate::ratelimit::commands::Check,
+            $crate::ratelimit::commands::Peek,
+            $crate::ratelimit::commands::Reset,
+            $crate::ratelimit::commands::Info,
             $crate::apply::Apply,
         }
     };

@@ -1,0 +1,60 @@
+//! `RATELIMIT.INFO key`
+
+use crate::args::{Arg, Args};
+use crate::clock::UnixUs;
+use crate::commands::Command;
+use crate::error::Error;
+use crate::ratelimit::limiter::Limiter;
+use crate::ratelimit::sliding_window::SlidingWindow;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
+
+pub struct Info;
+
+impl Command for Info {
+    const SPEC: &'static CommandSpec = &CommandSpec {
+        name: "ratelimit.info",
+        family: Family::RateLimit,
+        summary: "Tells what a limiter has counted, for each of its windows.",
+        complexity: "O(n) with n windows under the key, at most 16 of up to 257 entries.",
+        since: "0.1.0",
+        arity: 2,
+        flags: &[Flag::ReadOnly, Flag::Fast],
+        keys: Keys::First,
+        access: Access::Read,
+        tips: &["nondeterministic_output"],
+        args: &[ArgSpec::key()],
+    };
+    type Request<'a> = Arg<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Arg<'a>, Error> {
+        let key = args.required()?;
+        args.end().map_err(|_| Error::WrongArity(args.command()))?;
+        Ok(key)
+    }
+
+    /// A key that is not there is a limiter in which nothing is counted.
+    fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
+        let now = server.now();
+        let limits = match server.native::<Limiter>(key)? {
+            Some(limiter) => limiter.windows().iter().filter_map(|state| describe(state, now)).collect(),
+            None => Vec::new(),
+        };
+        Ok(Reply::Map(vec![("limits", Reply::Array(limits))]))
+    }
+}
+
+/// `None` for a state that is full again: it is dropped at the next charge.
+fn describe(state: &SlidingWindow, now: UnixUs) -> Option<Reply<'static>> {
+    let reading = state.reading(now);
+    (reading.used() > 0).then(|| {
+        Reply::Map(vec![
+            ("algorithm", Reply::Word("sliding")),
+            ("window_ms", Reply::Int(state.window().ms())),
+            ("used", Reply::Int(reading.used())),
+            ("next_ms", Reply::Int(reading.ms_until_free(1))),
+            ("reset_ms", Reply::Int(reading.ms_until_full())),
+        ])
+    })
+}

@@ -1,0 +1,53 @@
+//! `RATELIMIT.RESET key [key ...]`
+
+use smallvec::SmallVec;
+
+use crate::args::{Arg, Args};
+use crate::commands::Command;
+use crate::error::Error;
+use crate::ratelimit::limiter::Limiter;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
+
+pub struct Reset;
+
+pub struct Request<'a> {
+    keys: SmallVec<[Arg<'a>; 4]>,
+}
+
+impl Command for Reset {
+    const SPEC: &'static CommandSpec = &CommandSpec {
+        name: "ratelimit.reset",
+        family: Family::RateLimit,
+        summary: "Forgets what limiters have counted, so that they are full again.",
+        complexity: "O(n) with n keys.",
+        since: "0.1.0",
+        arity: -2,
+        flags: &[Flag::Write, Flag::Fast],
+        keys: Keys::All,
+        access: Access::Delete,
+        tips: &["request_policy:multi_shard", "response_policy:agg_sum"],
+        args: &[ArgSpec::key().multiple()],
+    };
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let first = args.required()?;
+        let mut keys = SmallVec::from_slice(&[first]);
+        keys.extend(args.rest());
+        Ok(Request { keys })
+    }
+
+    /// All keys are looked at before one is removed: a key that is no limiter must not leave the others half done.
+    fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
+        for key in &request.keys {
+            server.native::<Limiter>(*key)?;
+        }
+        let names: SmallVec<[&[u8]; 4]> = request.keys.iter().map(|key| key.bytes).collect();
+        let removed = server.unlink(&names);
+        let counters = &mut server.state().ratelimit;
+        counters.resets = counters.resets.saturating_add(u64::try_from(removed).unwrap_or(u64::MAX));
+        Ok(Reply::count(removed))
+    }
+}
