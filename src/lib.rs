@@ -13,6 +13,7 @@ pub mod fake_server;
 #[cfg(feature = "module")]
 mod host;
 pub mod lock;
+pub mod metrics;
 pub mod native;
 pub mod ratelimit;
 pub mod reply;

@@ -1,1 +1,20 @@
 //! The only room that speaks to the server, and the only one with `unsafe`.
+
+mod alloc;
+mod api;
+mod aux;
+mod command;
+mod command_info;
+mod config;
+mod events;
+mod info;
+mod keyspace;
+mod log;
+mod main_thread;
+mod native_type;
+mod register;
+mod replicate;
+mod reply_writer;
+mod shell;
+mod strings;
+mod timer;

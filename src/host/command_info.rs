@@ -1,0 +1,173 @@
+//! A SPEC as the structures that COMMAND DOCS and COMMAND INFO are made from.
+
+use std::ffi::{CString, c_char, c_int};
+use std::ptr::null;
+
+use redis_module::raw;
+
+use super::api::{Ctx, call, has, ok};
+use crate::spec::{Access, ArgSpec, CommandSpec, Keys, Kind};
+
+/// The C strings and arrays that a description points into. The server copies everything.
+#[derive(Default)]
+struct Arena {
+    strings: Vec<CString>,
+    arrays: Vec<Box<[raw::RedisModuleCommandArg]>>,
+}
+
+impl Arena {
+    fn string(&mut self, text: &str) -> *const c_char {
+        let Ok(string) = CString::new(text) else { return null() };
+        let pointer = string.as_ptr();
+        self.strings.push(string);
+        pointer
+    }
+
+    /// An array of arguments, ended by one without a name.
+    fn args(&mut self, specs: &[ArgSpec]) -> *mut raw::RedisModuleCommandArg {
+        if specs.is_empty() {
+            return std::ptr::null_mut();
+        }
+        let mut args: Vec<_> = specs.iter().map(|spec| self.arg(spec)).collect();
+        args.push(END);
+        let mut array = args.into_boxed_slice();
+        let pointer = array.as_mut_ptr();
+        self.arrays.push(array);
+        pointer
+    }
+
+    fn arg(&mut self, spec: &ArgSpec) -> raw::RedisModuleCommandArg {
+        let mut flags = raw::REDISMODULE_CMD_ARG_NONE;
+        if spec.optional {
+            flags |= raw::REDISMODULE_CMD_ARG_OPTIONAL;
+        }
+        if spec.multiple {
+            flags |= raw::REDISMODULE_CMD_ARG_MULTIPLE;
+        }
+        raw::RedisModuleCommandArg {
+            name: self.string(spec.name),
+            type_: kind(spec.kind),
+            key_spec_index: if spec.kind == Kind::Key { 0 } else { -1 },
+            token: spec.token.map_or(null(), |token| self.string(token)),
+            flags: flags as c_int,
+            subargs: self.args(spec.parts),
+            ..END
+        }
+    }
+}
+
+const END: raw::RedisModuleCommandArg = raw::RedisModuleCommandArg {
+    name: null(),
+    type_: 0,
+    key_spec_index: -1,
+    token: null(),
+    summary: null(),
+    since: null(),
+    flags: 0,
+    deprecated_since: null(),
+    subargs: std::ptr::null_mut(),
+    display_text: null(),
+};
+
+fn kind(kind: Kind) -> raw::RedisModuleCommandArgType {
+    match kind {
+        Kind::Key => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
+        Kind::String => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
+        Kind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
+        Kind::Double => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_DOUBLE,
+        Kind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
+        Kind::Token => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
+        Kind::OneOf => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
+        Kind::Block => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK,
+    }
+}
+
+static VERSION: raw::RedisModuleCommandInfoVersion = raw::RedisModuleCommandInfoVersion {
+    version: 1,
+    sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
+    sizeof_keyspec: size_of::<raw::RedisModuleCommandKeySpec>(),
+    sizeof_arg: size_of::<raw::RedisModuleCommandArg>(),
+};
+
+/// The flags of a key spec for what a command does to its keys.
+fn access_flags(access: Access) -> u64 {
+    u64::from(match access {
+        Access::None => 0,
+        Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
+        Access::Inspect => raw::REDISMODULE_CMD_KEY_RO,
+        Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
+        Access::Update => {
+            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_ACCESS | raw::REDISMODULE_CMD_KEY_UPDATE
+        }
+        Access::Delete => raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE,
+    })
+}
+
+fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
+    let range = |last| raw::RedisModuleCommandKeySpec__bindgen_ty_2 {
+        range: raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey: last, keystep: 1, limit: 0 },
+    };
+    let find_range = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+    let find_counted = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+    let (find_keys_type, fk) = match spec.keys {
+        Keys::None => return None,
+        Keys::First => (find_range, range(0)),
+        Keys::All => (find_range, range(-1)),
+        Keys::Counted { step } => {
+            let keynum =
+                raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 { keynumidx: 0, firstkey: 1, keystep: step };
+            (find_counted, raw::RedisModuleCommandKeySpec__bindgen_ty_2 { keynum })
+        }
+    };
+    Some(raw::RedisModuleCommandKeySpec {
+        notes: null(),
+        flags: access_flags(spec.access),
+        begin_search_type: raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX,
+        bs: raw::RedisModuleCommandKeySpec__bindgen_ty_1 {
+            index: raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 { pos: 1 },
+        },
+        find_keys_type,
+        fk,
+    })
+}
+
+/// Describes a registered command to the server, and puts it into its family's ACL category where the server has them.
+pub(super) fn describe(ctx: Ctx, spec: &CommandSpec) -> bool {
+    let mut arena = Arena::default();
+    // SAFETY: zero is valid for every field: null pointers and 0.
+    let end_of_key_specs: raw::RedisModuleCommandKeySpec = unsafe { std::mem::zeroed() };
+    let mut key_specs: Vec<_> = key_spec(spec).into_iter().collect();
+    key_specs.push(end_of_key_specs);
+    let info = raw::RedisModuleCommandInfo {
+        version: &VERSION,
+        summary: arena.string(spec.summary),
+        complexity: arena.string(spec.complexity),
+        since: arena.string(spec.since),
+        history: std::ptr::null_mut(),
+        tips: if spec.tips.is_empty() { null() } else { arena.string(&spec.tips.join(" ")) },
+        arity: spec.arity,
+        key_specs: key_specs.as_mut_ptr(),
+        args: arena.args(spec.args),
+    };
+    let name = arena.string(spec.name);
+    // SAFETY: the context of the load; `info` points into `arena` and `key_specs`, which live through the call, and its
+    // arrays end as the server expects.
+    unsafe {
+        let command = call!(RedisModule_GetCommand, ctx, name);
+        !command.is_null()
+            && ok(call!(RedisModule_SetCommandInfo, command, &info))
+            && categorize(command, spec, &mut arena)
+    }
+}
+
+/// # Safety
+/// `command` is a command of this module.
+unsafe fn categorize(command: *mut raw::RedisModuleCommand, spec: &CommandSpec, arena: &mut Arena) -> bool {
+    let Some(category) = spec.family.category() else { return true };
+    if !has!(RedisModule_AddACLCategory) || !has!(RedisModule_SetCommandACLCategories) {
+        return true;
+    }
+    let category = arena.string(category);
+    // SAFETY: a command of ours and a NUL-terminated string that lives through the call.
+    unsafe { ok(call!(RedisModule_SetCommandACLCategories, command, category)) }
+}

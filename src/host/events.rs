@@ -1,0 +1,180 @@
+//! What the server tells: key events, and events of the server itself. This is what keeps module memory in step with the
+//! keyspace, whoever changes it.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use redis_module::raw;
+
+use super::api::{Ctx, Str, call, has, ok};
+use super::keyspace::Running;
+use super::main_thread::{host, now, read_role, state};
+use super::shell::guarded;
+use super::strings::bytes;
+use super::timer;
+use crate::args::Arg;
+use crate::lock::Handle;
+use crate::server::Server;
+use crate::state::{Aftermath, KeyEvent};
+
+/// Every way a key can go or come. The classes of plain writes are left out: they would cost SET 16 % (see DESIGN).
+const REMOVALS: c_int = raw::REDISMODULE_NOTIFY_GENERIC
+    | raw::REDISMODULE_NOTIFY_EXPIRED
+    | raw::REDISMODULE_NOTIFY_EVICTED
+    | raw::REDISMODULE_NOTIFY_LOADED;
+
+/// Plain writes, subscribed to while a retired key waits for the reclaimer.
+const WRITES: c_int = raw::REDISMODULE_NOTIFY_STRING
+    | raw::REDISMODULE_NOTIFY_LIST
+    | raw::REDISMODULE_NOTIFY_SET
+    | raw::REDISMODULE_NOTIFY_HASH
+    | raw::REDISMODULE_NOTIFY_ZSET
+    | raw::REDISMODULE_NOTIFY_STREAM;
+
+/// Subscribes to everything that is needed from the start.
+pub(super) fn subscribe(ctx: Ctx) -> bool {
+    // SAFETY: the context of the load and callbacks with the signatures the server expects.
+    unsafe {
+        let server_event = |id, version| {
+            let event = raw::RedisModuleEvent { id, dataver: version };
+            ok(call!(RedisModule_SubscribeToServerEvent, ctx, event, Some(on_server_event)))
+        };
+        ok(call!(RedisModule_SubscribeToKeyspaceEvents, ctx, REMOVALS, Some(on_key_event)))
+            && server_event(raw::REDISMODULE_EVENT_FLUSHDB, 1)
+            && server_event(raw::REDISMODULE_EVENT_SWAPDB, 1)
+            && server_event(raw::REDISMODULE_EVENT_LOADING, 1)
+            && server_event(raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, 1)
+    }
+}
+
+/// Subscribes to plain writes while a retired key exists, and unsubscribes where the server can.
+pub(super) fn watch_writes(ctx: Ctx) {
+    let wanted = state().cache.has_retired();
+    if wanted && !host().write_events {
+        // SAFETY: the context of the running callback and a callback with the signature the server expects.
+        host().write_events =
+            ok(unsafe { call!(RedisModule_SubscribeToKeyspaceEvents, ctx, WRITES, Some(on_write_event)) });
+    } else if !wanted && host().write_events && has!(RedisModule_UnsubscribeFromKeyspaceEvents) {
+        // SAFETY: as above; the function is there.
+        host().write_events =
+            !ok(unsafe { call!(RedisModule_UnsubscribeFromKeyspaceEvents, ctx, WRITES, Some(on_write_event)) });
+    }
+}
+
+unsafe extern "C" fn on_write_event(ctx: Ctx, _: c_int, _: *const c_char, key: Str) -> c_int {
+    guarded("a write event", || {
+        if state().cache.has_retired() {
+            // SAFETY: the server's string lives through the callback.
+            let key = unsafe { bytes(key) };
+            key_event(ctx, KeyEvent::Written, key);
+        }
+    });
+    super::api::OK
+}
+
+unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key: Str) -> c_int {
+    guarded("a key event", || {
+        // SAFETY: a NUL-terminated name and a string, both of which live through the callback.
+        let (event, name) = unsafe { (CStr::from_ptr(event).to_bytes(), bytes(key)) };
+        match event {
+            // The commonest first: every SET with an expiry fires it, and it concerns nobody here.
+            b"expire" | b"persist" => {}
+            b"del" => key_event(ctx, KeyEvent::Deleted, name),
+            b"expired" => key_event(ctx, KeyEvent::Expired, name),
+            b"evicted" => key_event(ctx, KeyEvent::Evicted, name),
+            b"loaded" => arrived(ctx, KeyEvent::Loaded, name),
+            b"copy_to" | b"restore" => arrived(ctx, KeyEvent::Replaced, name),
+            b"rename_from" => host().rename_from = Some((db(ctx), name.to_vec())),
+            b"rename_to" => {
+                if let Some((db, old)) = host().rename_from.take() {
+                    state().key_renamed(db, &old, name, now().to_ms());
+                    link(ctx, name);
+                }
+            }
+            b"move_from" => host().move_from = Some(db(ctx)),
+            b"move_to" => {
+                if let Some(from) = host().move_from.take() {
+                    state().key_moved(from, db(ctx), name, now().to_ms());
+                    link(ctx, name);
+                }
+            }
+            _ => {}
+        }
+    });
+    super::api::OK
+}
+
+fn db(ctx: Ctx) -> usize {
+    Running::new(ctx, &[], false).db()
+}
+
+fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
+    let replayed = Running::new(ctx, &[], false).replayed() || host().replica;
+    match state().key_event(event, db(ctx), key, now().to_ms(), replayed) {
+        Aftermath::Nothing => {}
+        Aftermath::Forget => crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key),
+        Aftermath::PutBackSoon => timer::put_back_soon(ctx),
+    }
+}
+
+/// A value has come to this key from outside.
+fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) {
+    key_event(ctx, event, key);
+    link(ctx, key);
+}
+
+/// If the key holds a lock's handle, its record is registered under this name.
+fn link(ctx: Ctx, key: &[u8]) {
+    let mut running = Running::new(ctx, &[], false);
+    let db = running.db();
+    let handle: Option<*mut Handle> = match running.native::<Handle>(Arg::named(key)) {
+        Ok(Some(handle)) => Some(handle),
+        _ => None,
+    };
+    if let Some(handle) = handle {
+        // SAFETY: the handle lives in the keyspace, apart from the module's memory, and the key is open until `running`
+        // goes; `linked` calls nothing of the server.
+        state().lock.linked(db, key, unsafe { &mut *handle });
+    }
+}
+
+unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, subevent: u64, data: *mut c_void) {
+    guarded("a server event", || match event.id {
+        raw::REDISMODULE_EVENT_FLUSHDB if subevent == raw::REDISMODULE_SUBEVENT_FLUSHDB_END => {
+            // SAFETY: the server passes this structure with this event.
+            if let Some(info) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
+                state().flushed(usize::try_from(info.dbnum).ok());
+            }
+        }
+        raw::REDISMODULE_EVENT_SWAPDB => {
+            // SAFETY: the server passes this structure with this event.
+            if let Some(info) = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().as_ref() }
+                && let (Ok(a), Ok(b)) = (usize::try_from(info.dbnum_first), usize::try_from(info.dbnum_second))
+            {
+                state().swapped(a, b);
+            }
+        }
+        raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),
+        raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => {
+            host().replica = subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
+            state().role_changed(!host().replica);
+            timer::resume(ctx);
+        }
+        _ => {}
+    });
+}
+
+fn loading(ctx: Ctx, subevent: u64) {
+    match subevent {
+        raw::REDISMODULE_SUBEVENT_LOADING_ENDED => {
+            read_role(ctx);
+            host().loading = false;
+            state().loaded();
+            timer::resume(ctx);
+        }
+        raw::REDISMODULE_SUBEVENT_LOADING_FAILED => {
+            host().loading = false;
+            state().flushed(None);
+        }
+        _ => host().loading = true,
+    }
+}

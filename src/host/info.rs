@@ -1,0 +1,33 @@
+//! The INFO sections.
+
+use std::ffi::{CString, c_int};
+
+use redis_module::raw;
+
+use super::api::{Ctx, call, ok};
+use super::main_thread::state;
+use super::shell::guarded;
+use crate::metrics::SECTIONS;
+
+pub(super) fn register(ctx: Ctx) -> bool {
+    // SAFETY: the context of the load and a callback with the signature the server expects.
+    ok(unsafe { call!(RedisModule_RegisterInfoFunc, ctx, Some(on_info)) })
+}
+
+unsafe extern "C" fn on_info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: c_int) {
+    guarded("INFO", || {
+        for section in SECTIONS {
+            let Ok(name) = CString::new(section.name) else { continue };
+            // SAFETY: the context of the running callback and NUL-terminated strings that live through the call.
+            unsafe {
+                if !ok(call!(RedisModule_InfoAddSection, ctx, name.as_ptr())) {
+                    continue;
+                }
+                for metric in section.metrics {
+                    let Ok(name) = CString::new(metric.name) else { continue };
+                    call!(RedisModule_InfoAddFieldULongLong, ctx, name.as_ptr(), (metric.value)(state()));
+                }
+            }
+        }
+    });
+}

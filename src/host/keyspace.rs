@@ -1,0 +1,374 @@
+//! The keyspace as [`Server`]: what a running command, or a timer, does with the server it lives in.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int};
+
+use rand::RngExt;
+use redis_module::raw;
+use smallvec::SmallVec;
+
+use super::api::{Ctx, Str, call};
+use super::main_thread::{flags, host, now, state};
+use super::strings::OwnedString;
+use super::{native_type, replicate};
+use crate::args::Arg;
+use crate::clock::{UnixMs, UnixUs};
+use crate::error::Error;
+use crate::native::NativeValue;
+use crate::server::{Expiry, Permission, Server, StringValue, Word};
+use crate::state::State;
+
+const READ: c_int = raw::REDISMODULE_READ as c_int;
+const WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
+const NO_TOUCH: c_int = raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int;
+
+/// The server during one callback.
+pub(super) struct Running<'a> {
+    ctx: Ctx,
+    argv: &'a [Str],
+    /// A command flagged readonly opens keys for reading only.
+    mode: c_int,
+    now: Cell<Option<UnixUs>>,
+    open: Option<OpenKey>,
+    /// Strings found so far; emptied by every change, since that may free them.
+    found: SmallVec<[(*const u8, usize); 4]>,
+}
+
+/// The key that was opened last. Most commands use one key several times, and opening costs a lookup.
+struct OpenKey {
+    position: usize,
+    mode: c_int,
+    name: KeyName,
+    key: *mut raw::RedisModuleKey,
+}
+
+enum KeyName {
+    Argument(Str),
+    Own(OwnedString),
+}
+
+impl OpenKey {
+    fn name(&self) -> Str {
+        match &self.name {
+            KeyName::Argument(name) => *name,
+            KeyName::Own(name) => name.raw(),
+        }
+    }
+
+    fn kind(&self) -> c_int {
+        // SAFETY: an open key, or null, which the server takes for an empty one.
+        unsafe { call!(RedisModule_KeyType, self.key) }
+    }
+}
+
+impl Drop for OpenKey {
+    fn drop(&mut self) {
+        // SAFETY: opened once, closed once; null is allowed.
+        unsafe { call!(RedisModule_CloseKey, self.key) }
+    }
+}
+
+impl<'a> Running<'a> {
+    /// `argv` belongs to the running command; timers pass none.
+    pub(super) fn new(ctx: Ctx, argv: &'a [Str], writes: bool) -> Running<'a> {
+        let mode = if writes { WRITE } else { READ };
+        Running { ctx, argv, mode, now: Cell::new(None), open: None, found: SmallVec::new() }
+    }
+
+    /// Opens a key, or gives the one that is open already. `None`: there is no such key (reading only).
+    fn open(&mut self, key: Arg<'_>, mode: c_int) -> &mut OpenKey {
+        let again = self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.position == key.position && open.mode == mode && key.position != usize::MAX);
+        if !again {
+            self.open = None;
+        }
+        let (ctx, argv) = (self.ctx, self.argv);
+        self.open.get_or_insert_with(|| {
+            let name = match argv.get(key.position) {
+                Some(name) => KeyName::Argument(*name),
+                None => KeyName::Own(OwnedString::new(key.bytes)),
+            };
+            let raw_name = match &name {
+                KeyName::Argument(name) => *name,
+                KeyName::Own(name) => name.raw(),
+            };
+            // SAFETY: the context of the running callback and a live string.
+            let key_handle = unsafe { call!(RedisModule_OpenKey, ctx, raw_name, mode) };
+            OpenKey { position: key.position, mode, name, key: key_handle }
+        })
+    }
+
+    /// Something else than the open key may change now: it is closed, and strings found before are forgotten.
+    fn close(&mut self) {
+        self.open = None;
+        self.found.clear();
+    }
+
+    /// Tells WATCH and client-side caches. The implicit signal at closing is switched off (see `register`), so that a
+    /// key that was opened for writing and left alone disturbs nobody.
+    fn signal(&mut self, name: Str) {
+        // SAFETY: the context of the running callback and a live string.
+        unsafe {
+            call!(RedisModule_SignalModifiedKey, self.ctx, name);
+        }
+    }
+
+    fn notify(&mut self, class: c_int, event: &CStr, name: Str) {
+        // SAFETY: the context of the running callback, a static text and a live string. Our own callback may run inside.
+        unsafe {
+            call!(RedisModule_NotifyKeyspaceEvent, self.ctx, class, event.as_ptr(), name);
+        }
+    }
+}
+
+impl Server for Running<'_> {
+    fn now(&self) -> UnixUs {
+        self.now.get().unwrap_or_else(|| {
+            let moment = now();
+            self.now.set(Some(moment));
+            moment
+        })
+    }
+
+    fn replayed(&self) -> bool {
+        // Asking the server costs some hundred instructions, and a primary that is not loading replays nothing.
+        (host().replica || host().loading)
+            && flags(self.ctx) & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | raw::REDISMODULE_CTX_FLAGS_LOADING) != 0
+    }
+
+    fn db(&self) -> usize {
+        // SAFETY: the context of the running callback.
+        usize::try_from(unsafe { call!(RedisModule_GetSelectedDb, self.ctx) }).unwrap_or(0)
+    }
+
+    fn select(&mut self, db: usize) {
+        self.close();
+        let Ok(db) = c_int::try_from(db) else { return };
+        // SAFETY: the context of the running callback; the server checks the range.
+        unsafe {
+            call!(RedisModule_SelectDb, self.ctx, db);
+        }
+    }
+
+    fn random(&mut self, most: u64) -> u64 {
+        rand::rng().random_range(0..=most)
+    }
+
+    fn state(&mut self) -> &mut State {
+        state()
+    }
+
+    fn memory_full(&mut self) -> bool {
+        flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_OOM != 0
+    }
+
+    fn permits(&mut self, name: &[u8], permission: Permission) -> bool {
+        let nested = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING;
+        let scripted = raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI;
+        let flags = flags(self.ctx);
+        if self.replayed() || (flags & nested != 0 && flags & scripted == 0) {
+            // Another module's call has no user, and Redis 7.0 crashes when asked for its name.
+            return true;
+        }
+        let access = match permission {
+            Permission::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
+            Permission::Delete => raw::REDISMODULE_CMD_KEY_DELETE,
+        };
+        let name = OwnedString::new(name);
+        // SAFETY: the context of the running command; the user and its name are checked for null and freed once.
+        unsafe {
+            let user_name = call!(RedisModule_GetCurrentUserName, self.ctx);
+            if user_name.is_null() {
+                return true;
+            }
+            let user = call!(RedisModule_GetModuleUserFromUserName, user_name);
+            call!(RedisModule_FreeString, self.ctx, user_name);
+            if user.is_null() {
+                return false;
+            }
+            let allowed = call!(RedisModule_ACLCheckKeyPermissions, user, name.raw(), access as c_int);
+            call!(RedisModule_FreeModuleUser, user);
+            super::api::ok(allowed)
+        }
+    }
+
+    fn exists(&mut self, key: &[u8]) -> bool {
+        self.close();
+        let name = OwnedString::new(key);
+        // SAFETY: the context of the running callback and a live string.
+        unsafe { call!(RedisModule_KeyExists, self.ctx, name.raw()) != 0 }
+    }
+
+    fn expiry(&mut self, key: Arg<'_>) -> Expiry {
+        let mode = self.mode | NO_TOUCH;
+        let open = self.open(key, mode);
+        if open.kind() == raw::REDISMODULE_KEYTYPE_EMPTY as c_int {
+            return Expiry::NoKey;
+        }
+        // SAFETY: an open key.
+        match unsafe { call!(RedisModule_GetAbsExpire, open.key) } {
+            at if at < 0 => Expiry::Never,
+            at => Expiry::At(UnixMs(at)),
+        }
+    }
+
+    fn string(&mut self, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
+        const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
+        const STRING: c_int = raw::REDISMODULE_KEYTYPE_STRING as c_int;
+        let mode = self.mode;
+        let open = self.open(key, mode);
+        match open.kind() {
+            EMPTY => Ok(None),
+            STRING => {
+                let mut len = 0;
+                // SAFETY: an open key that holds a string. The pointer stays good until the value changes: `found` is
+                // emptied before this module changes anything.
+                let pointer = unsafe { call!(RedisModule_StringDMA, open.key, &mut len, READ) };
+                self.found.push((pointer.cast_const().cast(), len));
+                Ok(Some(StringValue(self.found.len().saturating_sub(1))))
+            }
+            _ => Err(Error::WrongType),
+        }
+    }
+
+    fn bytes(&self, value: StringValue) -> &[u8] {
+        match self.found.get(value.0) {
+            // SAFETY: nothing changed since the string was found, or it would not be in `found`.
+            Some((pointer, len)) if !pointer.is_null() => unsafe { std::slice::from_raw_parts(*pointer, *len) },
+            _ => &[],
+        }
+    }
+
+    fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
+        self.found.clear();
+        let own;
+        let value = match self.argv.get(value.position) {
+            Some(value) => *value,
+            None => {
+                own = OwnedString::new(value.bytes);
+                own.raw()
+            }
+        };
+        let open = self.open(key, WRITE);
+        let name = open.name();
+        // SAFETY: a key open for writing and a live string, to which the server takes its own reference.
+        unsafe {
+            call!(RedisModule_StringSet, open.key, value);
+            if let Some(at) = expiry {
+                call!(RedisModule_SetAbsExpire, open.key, at.0);
+            }
+        }
+        self.signal(name);
+        self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set", name);
+        if expiry.is_some() {
+            self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire", name);
+        }
+    }
+
+    fn unlink(&mut self, keys: &[&[u8]]) -> usize {
+        self.close();
+        let mut unlinked: Vec<OwnedString> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let name = OwnedString::new(key);
+            if self.unlink_one(name.raw()) {
+                unlinked.push(name);
+            }
+        }
+        replicate::unlinked(self.ctx, &unlinked);
+        unlinked.len()
+    }
+
+    fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error> {
+        const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
+        const MODULE: c_int = raw::REDISMODULE_KEYTYPE_MODULE as c_int;
+        let mode = self.mode;
+        let open = self.open(key, mode);
+        match open.kind() {
+            EMPTY => Ok(None),
+            // SAFETY: the key holds a value of the type that `value_of` checks; it lives as long as the key is
+            // untouched, and the borrow of `self` keeps it so.
+            MODULE => unsafe { native_type::value_of::<T>(open.key).map(Some).ok_or(Error::WrongType) },
+            _ => Err(Error::WrongType),
+        }
+    }
+
+    fn put_native<T: NativeValue>(&mut self, key: Arg<'_>, value: T, expiry: Option<UnixMs>) {
+        self.found.clear();
+        let open = self.open(key, WRITE);
+        let name = open.name();
+        // SAFETY: a key open for writing.
+        unsafe {
+            native_type::put(open.key, value);
+            if let Some(at) = expiry {
+                call!(RedisModule_SetAbsExpire, open.key, at.0);
+            }
+        }
+        self.signal(name);
+    }
+
+    fn changed(&mut self, key: Arg<'_>) {
+        let mode = self.mode;
+        let name = self.open(key, mode).name();
+        self.signal(name);
+    }
+
+    fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {
+        let open = self.open(key, WRITE);
+        let at = expiry.map_or(i64::from(raw::REDISMODULE_NO_EXPIRE), |at| at.0);
+        // SAFETY: a key open for writing; the server ignores a key that is not there.
+        unsafe {
+            call!(RedisModule_SetAbsExpire, open.key, at);
+        }
+    }
+
+    fn delete(&mut self, key: Arg<'_>) -> bool {
+        self.found.clear();
+        let open = self.open(key, WRITE);
+        if open.kind() == raw::REDISMODULE_KEYTYPE_EMPTY as c_int {
+            return false;
+        }
+        // SAFETY: a key open for writing.
+        unsafe {
+            call!(RedisModule_UnlinkKey, open.key);
+        }
+        let name = open.name();
+        self.signal(name);
+        self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"del", name);
+        true
+    }
+
+    fn replicate(&mut self, command: &'static str, words: &[Word<'_>]) {
+        replicate::command(self.ctx, self.argv, command, words);
+    }
+
+    fn replicate_verbatim(&mut self) {
+        // SAFETY: the context of the running command.
+        unsafe {
+            call!(RedisModule_ReplicateVerbatim, self.ctx);
+        }
+    }
+}
+
+impl Running<'_> {
+    /// Unlinks a key that may be anywhere: unlike a call of UNLINK this works across slots in a cluster.
+    fn unlink_one(&mut self, name: Str) -> bool {
+        // SAFETY: the context of the running callback, a live string, and a key that is closed in every case.
+        let was_there = unsafe {
+            let key = call!(RedisModule_OpenKey, self.ctx, name, WRITE | NO_TOUCH);
+            let was_there =
+                !key.is_null() && call!(RedisModule_KeyType, key) != raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
+            if was_there {
+                call!(RedisModule_UnlinkKey, key);
+            }
+            call!(RedisModule_CloseKey, key);
+            was_there
+        };
+        if was_there {
+            self.signal(name);
+            self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"del", name);
+        }
+        was_there
+    }
+}

@@ -1,0 +1,85 @@
+//! The module's memory, owned by the server's main thread.
+
+use std::cell::UnsafeCell;
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::api::{Ctx, call};
+use crate::clock::UnixUs;
+use crate::state::State;
+use redis_module::raw;
+
+/// What the host itself remembers between callbacks.
+#[derive(Default)]
+pub(super) struct HostState {
+    /// The server is a replica: commands may come from its primary.
+    pub replica: bool,
+    /// An RDB or AOF file is being loaded, or a full sync is.
+    pub loading: bool,
+    /// The write events of every type are subscribed to.
+    pub write_events: bool,
+    pub reclaim_timer: bool,
+    pub put_back_timer: bool,
+    /// The old name of a RENAME, between its two events.
+    pub rename_from: Option<(usize, Vec<u8>)>,
+    /// The database a MOVE takes a key from, between its two events.
+    pub move_from: Option<usize>,
+    /// The last moment given out.
+    last_us: i64,
+}
+
+struct Shared {
+    state: UnsafeCell<State>,
+    host: UnsafeCell<HostState>,
+}
+
+// SAFETY: every callback that reaches for it runs on the main thread (or in a forked child, which has a copy). The one
+// callback that runs elsewhere, the `free` of a data type, does not.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; it is built on the main thread.
+unsafe impl Send for Shared {}
+
+static SHARED: LazyLock<Shared> =
+    LazyLock::new(|| Shared { state: UnsafeCell::new(State::default()), host: UnsafeCell::new(HostState::default()) });
+
+/// The module's memory. The reference must be gone before anything is called that may call back into the module:
+/// [`crate::server::Server`] takes `&mut self` for that, and the callbacks here keep it for one statement.
+pub(super) fn state<'a>() -> &'a mut State {
+    // SAFETY: main thread only, and no two references live at once, as said above.
+    unsafe { &mut *SHARED.state.get() }
+}
+
+/// The host's own memory, under the same rule.
+pub(super) fn host<'a>() -> &'a mut HostState {
+    // SAFETY: as in `state`.
+    unsafe { &mut *SHARED.host.get() }
+}
+
+/// The server's wall clock in microseconds, never running backwards within a process.
+pub(super) fn now() -> UnixUs {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+    let last = &mut host().last_us;
+    *last = (*last).max(i64::try_from(clock).unwrap_or(i64::MAX));
+    UnixUs(*last)
+}
+
+/// The context flags of the server.
+pub(super) fn flags(ctx: Ctx) -> u32 {
+    // SAFETY: `ctx` is the context of the running callback.
+    unsafe { call!(RedisModule_GetContextFlags, ctx) as u32 }
+}
+
+/// May the module change the keyspace or propagate on its own account now? Not on a replica, not while loading, and not
+/// while replicas must see no traffic (CLIENT PAUSE, FAILOVER, SHUTDOWN): the server aborts on it then.
+pub(super) fn may_write() -> bool {
+    // SAFETY: takes no argument.
+    let silent = unsafe { call!(RedisModule_AvoidReplicaTraffic) } != 0;
+    !host().replica && !host().loading && !silent
+}
+
+/// Reads role and loading state; for the moment the module is loaded. Later changes come as events.
+pub(super) fn read_role(ctx: Ctx) {
+    let flags = flags(ctx);
+    host().replica = flags & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0;
+    host().loading = flags & raw::REDISMODULE_CTX_FLAGS_LOADING != 0;
+}

@@ -1,0 +1,110 @@
+//! The entry of the module: what is registered, in which order.
+
+use std::ffi::{CStr, CString, c_int};
+
+use redis_module::raw;
+
+use super::api::{Ctx, ERR, OK, Str, call, has, missing, ok};
+use super::command::entry;
+use super::log::{notice, warning};
+use super::main_thread::{read_role, state};
+use super::shell::guarded;
+use super::strings::bytes;
+use super::{aux, command_info, config, events, info, native_type, timer};
+use crate::commands::Command;
+use crate::every_command;
+use crate::spec::{CommandSpec, Keys};
+
+const NAME: &CStr = c"keyward";
+/// The module's version as MODULE LIST shows it: major * 10000 + minor * 100 + patch.
+const VERSION: c_int = 100;
+
+/// What the server calls when it loads the module.
+///
+/// # Safety
+/// Called by the server, once, on its main thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, argv: *mut Str, argc: c_int) -> c_int {
+    // SAFETY: the context of the load. This fills in the function pointers; nothing of ours may run before it, since Rust's
+    // allocator is one of them.
+    if !ok(unsafe { raw::Export_RedisModule_Init(ctx, NAME.as_ptr(), VERSION, raw::REDISMODULE_APIVER_1 as c_int) }) {
+        return ERR;
+    }
+    let loaded = guarded("the load", || {
+        let argc = usize::try_from(argc).unwrap_or(0);
+        let strings: &[Str] = if argc == 0 {
+            &[]
+        } else {
+            // SAFETY: the server passes `argc` strings that live through the call.
+            unsafe { std::slice::from_raw_parts(argv, argc) }
+        };
+        // SAFETY: as above.
+        let arguments: Vec<&[u8]> = strings.iter().map(|string| unsafe { bytes(*string) }).collect();
+        load(ctx, &arguments)
+    });
+    if loaded == Some(true) { OK } else { ERR }
+}
+
+fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
+    let missing = missing();
+    if let Some(first) = missing.first() {
+        warning(ctx, &format!("keyward: needs Redis 7.0 or Valkey 8.0 or later; this server has no {first}"));
+        return false;
+    }
+    let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+    // SAFETY: the context of the load.
+    unsafe { call!(RedisModule_SetModuleOptions, ctx, options as c_int) };
+    read_role(ctx);
+    add_categories(ctx);
+    let registered = native_type::register_all(ctx) && aux::register(ctx) && commands(ctx) && info::register(ctx);
+    if !registered {
+        warning(ctx, "keyward: the server refused to register a type or a command");
+        return false;
+    }
+    if !config::load(ctx, arguments) || !events::subscribe(ctx) {
+        return false;
+    }
+    config::check_server(ctx);
+    state().config_changed();
+    timer::begin(ctx);
+    notice(ctx, concat!("keyward ", env!("CARGO_PKG_VERSION"), " loaded"));
+    true
+}
+
+/// Adds the families' ACL categories where the server lets modules do that. One that is there already is fine.
+fn add_categories(ctx: Ctx) {
+    if !has!(RedisModule_AddACLCategory) {
+        return;
+    }
+    for category in [c"cache", c"lock", c"ratelimit"] {
+        // SAFETY: the context of the load and a static string.
+        unsafe {
+            call!(RedisModule_AddACLCategory, ctx, category.as_ptr());
+        }
+    }
+}
+
+fn commands(ctx: Ctx) -> bool {
+    macro_rules! register {
+        ($($command:ty,)*) => { true $(&& create::<$command>(ctx))* };
+    }
+    every_command!(register)
+}
+
+fn create<C: Command>(ctx: Ctx) -> bool {
+    let spec: &CommandSpec = C::SPEC;
+    let flags = spec.flags.iter().map(|flag| flag.word()).collect::<Vec<_>>().join(" ");
+    let (Ok(name), Ok(flags)) = (CString::new(spec.name), CString::new(flags)) else { return false };
+    let (first, last, step) = match spec.keys {
+        Keys::None => (0, 0, 0),
+        Keys::First => (1, 1, 1),
+        Keys::All => (1, -1, 1),
+        // What the old triple cannot say; the key spec does.
+        Keys::Counted { .. } => (0, 0, 0),
+    };
+    // SAFETY: the context of the load, NUL-terminated strings that the server copies, and a function with its signature.
+    let created = ok(unsafe {
+        call!(RedisModule_CreateCommand, ctx, name.as_ptr(), Some(entry::<C>), flags.as_ptr(), first, last, step)
+    });
+    created && command_info::describe(ctx, spec)
+}

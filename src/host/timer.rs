@@ -1,0 +1,122 @@
+//! Work that no command does: reclaiming what was invalidated, putting evicted locks back, sweeping. All of it waits while
+//! replicas must see no traffic, for the server aborts on a write then.
+
+use std::ffi::c_void;
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+use super::api::{Ctx, call};
+use super::events;
+use super::keyspace::Running;
+use super::main_thread::{host, may_write, now, state};
+use super::shell::guarded;
+use crate::cache::reclaim;
+
+/// How long one slice of work may hold the server.
+const SLICE: Duration = Duration::from_millis(1);
+/// How many keys are unlinked between two looks at the clock.
+const RECLAIM_BATCH: usize = 128;
+/// How many locks are put back between two looks at the clock.
+const PUT_BACK_BATCH: usize = 32;
+/// How long work waits when the server is paused, in milliseconds.
+const PAUSED_MS: i64 = 10;
+/// The rhythm of sweeping, in milliseconds.
+const SWEEP_MS: i64 = 100;
+/// How many records of each kind a sweep looks at.
+const SWEEP_BUDGET: usize = 100;
+
+type Callback = unsafe extern "C" fn(Ctx, *mut c_void);
+
+fn start(ctx: Ctx, after_ms: i64, callback: Callback) {
+    // SAFETY: the context of the running callback, and a callback that takes no data.
+    unsafe {
+        call!(RedisModule_CreateTimer, ctx, after_ms, Some(callback), null_mut());
+    }
+}
+
+/// Starts the work that goes on for ever.
+pub(super) fn begin(ctx: Ctx) {
+    start(ctx, SWEEP_MS, on_sweep);
+}
+
+/// Takes up what was left: after a load or a change of role.
+pub(super) fn resume(ctx: Ctx) {
+    reclaim_soon(ctx);
+    if state().lock.limbo_len() > 0 {
+        put_back_soon(ctx);
+    }
+}
+
+/// Something may have been retired.
+pub(super) fn reclaim_soon(ctx: Ctx) {
+    if !host().reclaim_timer && state().cache.has_retired() {
+        host().reclaim_timer = true;
+        events::watch_writes(ctx);
+        start(ctx, 0, on_reclaim);
+    }
+}
+
+/// A lock was evicted. One millisecond later, not at once: within the eviction the replica would receive the new key
+/// before the DEL of the old one, and a server full of nothing but locks would evict them for ever.
+pub(super) fn put_back_soon(ctx: Ctx) {
+    if !host().put_back_timer {
+        host().put_back_timer = true;
+        start(ctx, 1, on_put_back);
+    }
+}
+
+unsafe extern "C" fn on_reclaim(ctx: Ctx, _: *mut c_void) {
+    host().reclaim_timer = false;
+    guarded("the reclaimer", || {
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            host().reclaim_timer = true;
+            return start(ctx, PAUSED_MS, on_reclaim);
+        }
+        if in_slices(|| reclaim(&mut Running::new(ctx, &[], true), RECLAIM_BATCH)) {
+            reclaim_soon(ctx);
+        }
+        events::watch_writes(ctx);
+    });
+}
+
+unsafe extern "C" fn on_put_back(ctx: Ctx, _: *mut c_void) {
+    host().put_back_timer = false;
+    guarded("putting locks back", || {
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            host().put_back_timer = true;
+            return start(ctx, PAUSED_MS, on_put_back);
+        }
+        if in_slices(|| crate::lock::put_back(&mut Running::new(ctx, &[], true), PUT_BACK_BATCH)) {
+            put_back_soon(ctx);
+        }
+    });
+}
+
+/// Repeats `work` until it says that nothing is left, or the slice is over. Whether something is left.
+fn in_slices(mut work: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while work() {
+        if begun.elapsed() >= SLICE {
+            return true;
+        }
+    }
+    false
+}
+
+unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
+    guarded("sweeping", || {
+        let moment = now().to_ms();
+        state().sweep(moment, SWEEP_BUDGET);
+        if may_write() {
+            crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), SWEEP_BUDGET);
+        }
+        resume(ctx);
+    });
+    start(ctx, SWEEP_MS, on_sweep);
+}
