@@ -6,6 +6,8 @@ mod aux;
 mod command;
 mod command_info;
 mod config;
+#[cfg(debug_assertions)]
+mod debug;
 mod events;
 mod info;
 mod keyspace;

@@ -22,7 +22,7 @@ struct Slot {
 
 static SLOTS: [Slot; 2] = [
     Slot { name: crate::lock::Handle::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
-    Slot { name: crate::ratelimit::Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
+    Slot { name: crate::ratelimit::limiter::Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
 ];
 
 fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
@@ -31,7 +31,7 @@ fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
 
 /// Registers both types. False if the server refuses one.
 pub(super) fn register_all(ctx: Ctx) -> bool {
-    register::<crate::lock::Handle>(ctx) && register::<crate::ratelimit::Limiter>(ctx)
+    register::<crate::lock::Handle>(ctx) && register::<crate::ratelimit::limiter::Limiter>(ctx)
 }
 
 fn register<T: NativeValue>(ctx: Ctx) -> bool {

@@ -88,7 +88,10 @@ fn commands(ctx: Ctx) -> bool {
     macro_rules! register {
         ($($command:ty,)*) => { true $(&& create::<$command>(ctx))* };
     }
-    every_command!(register)
+    let registered = every_command!(register);
+    #[cfg(debug_assertions)]
+    let registered = registered && create::<super::debug::Debug>(ctx);
+    registered
 }
 
 fn create<C: Command>(ctx: Ctx) -> bool {
