@@ -122,8 +122,12 @@ fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     link(ctx, key);
 }
 
-/// If the key holds a lock's handle, its record is registered under this name.
+/// If the key holds a lock's handle, its record is registered under this name. Only looked at when a value of ours is on
+/// its way: opening every key of a large file would double the time to load it.
 fn link(ctx: Ctx, key: &[u8]) {
+    if !std::mem::take(&mut host().native_arrival) {
+        return;
+    }
     let mut running = Running::new(ctx, &[], false);
     let db = running.db();
     let handle: Option<*mut Handle> = match running.native::<Handle>(Arg::named(key)) {

@@ -20,6 +20,8 @@ pub(super) struct HostState {
     pub write_events: bool,
     pub reclaim_timer: bool,
     pub put_back_timer: bool,
+    /// A value of one of our types was loaded, copied or renamed, and its key event is still to come.
+    pub native_arrival: bool,
     /// The old name of a RENAME, between its two events.
     pub rename_from: Option<(usize, Vec<u8>)>,
     /// The database a MOVE takes a key from, between its two events.

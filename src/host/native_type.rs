@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use redis_module::raw;
 
 use super::api::{Ctx, Str, call};
-use super::main_thread::state;
+use super::main_thread::{host, state};
 use super::shell::guarded;
 use crate::native::NativeValue;
 
@@ -98,6 +98,7 @@ unsafe extern "C" fn rdb_load<T: NativeValue>(io: *mut raw::RedisModuleIO, encod
         if encoding != ENCODING {
             return refuse(io, "was written by a newer version");
         }
+        host().native_arrival = true;
         match load_buffer(io).as_deref().and_then(T::decode) {
             Some(value) => Box::into_raw(Box::new(value)).cast(),
             None => refuse(io, "is corrupt"),
@@ -225,10 +226,12 @@ unsafe extern "C" fn defrag<T: NativeValue>(
 unsafe extern "C" fn unlink2<T: NativeValue>(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
     // SAFETY: a live value of this type.
     guarded("unlink", || unsafe { borrow::<T>(value) }.unlinked(state()));
+    host().native_arrival = true;
 }
 
 unsafe extern "C" fn copy2<T: NativeValue>(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
     guarded("copy", || {
+        host().native_arrival = true;
         // SAFETY: a live value of this type.
         let copy = unsafe { borrow::<T>(value) }.copied(state());
         copy.map_or(null_mut(), |copy| Box::into_raw(Box::new(copy)).cast())
