@@ -25,17 +25,17 @@ impl Answer {
     /// Cost 0 asks how the limit stands after a charge.
     pub fn of(reading: &Reading<'_>, limit: Limit, cost: i64) -> Answer {
         let used = reading.used();
-        let over = used.saturating_add(cost).saturating_sub(limit.count);
-        let retry_after_ms = if over <= 0 {
+        let allowed = limit.admits(used, cost);
+        let retry_after_ms = if allowed {
             0
         } else if cost > limit.count {
             -1
         } else {
-            reading.ms_until_free(over)
+            reading.ms_until_free(used.saturating_add(cost).saturating_sub(limit.count))
         };
         let missing = used.saturating_sub(limit.count);
         Answer {
-            allowed: over <= 0,
+            allowed,
             limit: limit.count,
             remaining: missing.saturating_neg().max(0),
             retry_after_ms,

@@ -26,6 +26,11 @@ impl Limit {
         ],
     );
 
+    /// Does `cost` fit beside what is used?
+    pub fn admits(self, used: i64, cost: i64) -> bool {
+        cost <= self.count.saturating_sub(used)
+    }
+
     pub fn parse(args: &mut Args<'_>) -> Result<Limit, Error> {
         let first = args.required()?;
         let count = if first.is("SLIDING") { args.required()? } else { first };

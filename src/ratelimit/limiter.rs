@@ -44,8 +44,7 @@ impl Limiter {
         let kept = |state: &SlidingWindow| state.window() == window || begins < state.full_at();
         let kept_states = self.windows.iter().filter(|state| kept(state)).count();
         match self.find_mut(window) {
-            Some(state) if state.has_room(tick, units) => state.charge(tick, units),
-            Some(_) => return Err(Error::BadEffect),
+            Some(state) => state.charge(tick, units).then_some(()).ok_or(Error::BadEffect)?,
             None if kept_states >= Limiter::MAX_STATES => return Err(Error::TooManyLimits),
             None => self.windows.push(SlidingWindow::first(window, tick, units)),
         }

@@ -23,10 +23,12 @@ const TICKS: i64 = 256;
 /// The greatest moment that is told apart from later ones; far enough from the end of `i64` to add a window.
 const LAST_MOMENT_US: i64 = i64::MAX / 2;
 
-/// The length of a window, 1 ms to 10^12 ms (31 years).
+/// The length of a window, 1 ms to 10^12 ms (31 years), and what follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     ms: i64,
+    tick_us: i64,
+    span: i64,
 }
 
 impl Window {
@@ -34,7 +36,12 @@ impl Window {
 
     /// `None` if it is out of range.
     pub fn from_ms(ms: i64) -> Option<Window> {
-        (1..=Window::MAX_MS).contains(&ms).then_some(Window { ms })
+        if !(1..=Window::MAX_MS).contains(&ms) {
+            return None;
+        }
+        let tick_us = (ms * 1000 + (TICKS - 1)) / TICKS;
+        let span = (ms * 1000 + (tick_us - 1)) / tick_us;
+        Some(Window { ms, tick_us, span })
     }
 
     pub fn ms(self) -> i64 {
@@ -43,32 +50,32 @@ impl Window {
 
     /// Microseconds of one tick, 4 or more: 1/256 of the window, rounded up.
     pub fn tick_us(self) -> i64 {
-        (self.ms * 1000 + (TICKS - 1)) / TICKS
+        self.tick_us
     }
 
     /// Ticks that cover the window, 250 to 256.
     pub fn span(self) -> i64 {
-        (self.ms * 1000 + (self.tick_us() - 1)) / self.tick_us()
+        self.span
     }
 
     /// The tick that a moment lies in. Moments before 1970 and beyond the year 100 000 count as those.
     pub fn tick_at(self, moment: UnixUs) -> i64 {
-        moment.0.clamp(0, LAST_MOMENT_US) / self.tick_us()
+        moment.0.clamp(0, LAST_MOMENT_US) / self.tick_us
     }
 
     /// Is this a tick that a moment can lie in?
     pub fn has_tick(self, tick: i64) -> bool {
-        (0..=LAST_MOMENT_US / self.tick_us()).contains(&tick)
+        (0..=LAST_MOMENT_US / self.tick_us).contains(&tick)
     }
 
     /// The moment a tick begins.
     pub fn begins_at(self, tick: i64) -> UnixUs {
-        UnixUs(tick * self.tick_us())
+        UnixUs(tick * self.tick_us)
     }
 
     /// When what was booked in `tick` is counted no more.
     fn leaves_at(self, tick: i64) -> UnixUs {
-        UnixUs((tick + 1 + self.span()) * self.tick_us())
+        UnixUs((tick + 1 + self.span) * self.tick_us)
     }
 }
 
@@ -125,7 +132,7 @@ impl SlidingWindow {
             total = total.checked_add(entry)?;
             distance = distance.checked_add(gap)?;
             let canonical = rest.strip_suffix(after) == Some(write_entry(entry, gap, &mut [0; 2 * MAX_VARINT]));
-            if entry < 1 || total > MAX_UNITS || distance > window.span() || !canonical {
+            if entry < 1 || total > MAX_UNITS || distance > window.span || !canonical {
                 return None;
             }
             rest = after;
@@ -159,14 +166,13 @@ impl SlidingWindow {
 
     /// How the window stands at a moment. O(entries that have left since the last charge), usually 0.
     ///
-    /// A clock that was set back (to before the newest entry) is read as if it stood at the newest entry's tick, which makes no
-    /// wait longer than one window and one tick.
+    /// If the clock was set back to before the newest entry, this is how it stands after [`SlidingWindow::set_back`].
     pub fn reading(&self, now: UnixUs) -> Reading<'_> {
         let tick = self.window.tick_at(now);
         let (used, counted) = self.counted_at(tick);
-        let into_tick = now.0.clamp(0, LAST_MOMENT_US) - tick * self.window.tick_us();
-        let now = UnixUs(tick.max(self.newest.tick) * self.window.tick_us() + into_tick);
-        Reading { used, now, window: self.window, newest_tick: self.newest.tick, counted }
+        let into_tick = now.0.clamp(0, LAST_MOMENT_US) - tick * self.window.tick_us;
+        let now = UnixUs(self.window.begins_at(tick.max(self.newest.tick)).0 + into_tick);
+        Reading { used, now, window: self.window, newest_tick: self.newest.tick, lag: self.lag(tick), counted }
     }
 
     /// Is the clock behind the newest entry?
@@ -174,40 +180,68 @@ impl SlidingWindow {
         self.newest.tick > tick
     }
 
-    /// The clock was set back: all entries move so that the newest lies in `tick`. None of them is counted for a shorter time
-    /// than it was due, so this admits nothing too early; without it, denials would last as long as the clock was set back.
+    /// The clock was set back: all entries move so that the newest lies in `tick`. O(entries).
+    ///
+    /// Without it, denials would last until the old time is reached again; with it, for one window and one tick at most. It
+    /// admits nothing too early either: an entry older than the newest comes to lie one tick nearer to it than it was, since
+    /// ticks do not tell how far into its tick each of the two admissions was.
     pub fn set_back(&mut self, tick: i64) {
         if self.is_ahead_of(tick) {
-            self.oldest_tick -= self.newest.tick - tick;
-            self.newest.tick = tick;
+            *self = self.moved_to(tick);
         }
     }
 
-    /// May `units` be added in `tick` without breaking the invariants? Always so when a limit allowed it.
-    pub fn has_room(&self, tick: i64, units: i64) -> bool {
-        self.counted_at(tick).0 <= MAX_UNITS - units
+    fn moved_to(&self, tick: i64) -> SlidingWindow {
+        let by = self.newest.tick - tick - 1;
+        let mut state = SlidingWindow { older: Vec::new(), total: 0, ..*self };
+        for entry in self.entries() {
+            state.append(Entry { tick: (entry.tick - by).min(tick), ..entry });
+        }
+        state
     }
 
-    /// Books `units` (1 or more, with [`SlidingWindow::has_room`]) in `tick`, and drops what has left by then.
+    /// Books `units` (1 or more) in `tick`, and drops what has left by then. False, and nothing changed, if more than
+    /// [`MAX_UNITS`] would be counted, which no limit allows.
+    ///
     /// Amortised O(1), and a move of what is left of the log at most once a tick.
-    pub fn charge(&mut self, tick: i64, units: i64) {
-        self.set_back(tick);
-        self.drop_departed(tick);
-        if self.total == 0 {
-            self.oldest_tick = tick;
-            self.newest = Entry { tick, units };
-        } else if self.newest.tick == tick {
-            self.newest.units += units;
-        } else {
-            self.push_older(self.newest.units, tick - self.newest.tick);
-            self.newest = Entry { tick, units };
+    pub fn charge(&mut self, tick: i64, units: i64) -> bool {
+        let (used, counted) = self.counted_at(tick);
+        if used > MAX_UNITS - units {
+            return false;
         }
-        self.total += units;
+        let (left, oldest_tick) = (counted.older.len(), counted.next_tick);
+        if left < self.older.len() {
+            self.older.drain(..self.older.len() - left);
+        }
+        self.oldest_tick = oldest_tick;
+        self.total = used;
+        self.set_back(tick);
+        self.append(Entry { tick, units });
+        true
+    }
+
+    /// Adds an entry that is not before the newest one; that one and `oldest_tick` count for nothing when `total` is 0.
+    fn append(&mut self, entry: Entry) {
+        if self.total == 0 {
+            self.oldest_tick = entry.tick;
+            self.newest = entry;
+        } else if self.newest.tick == entry.tick {
+            self.newest.units += entry.units;
+        } else {
+            self.push_older(self.newest.units, entry.tick - self.newest.tick);
+            self.newest = entry;
+        }
+        self.total += entry.units;
+    }
+
+    /// By how many ticks [`SlidingWindow::set_back`] would bring older entries nearer to the newest.
+    fn lag(&self, tick: i64) -> i64 {
+        i64::from(self.is_ahead_of(tick))
     }
 
     /// The sum of the entries counted in `tick`, and these.
     fn counted_at(&self, tick: i64) -> (i64, Entries<'_>) {
-        let first = tick.max(self.newest.tick) - self.window.span();
+        let first = tick.max(self.newest.tick) - self.window.span - self.lag(tick);
         let mut used = self.total;
         let mut entries = self.entries();
         while entries.next_tick < first {
@@ -217,17 +251,6 @@ impl SlidingWindow {
             }
         }
         (used, entries)
-    }
-
-    fn drop_departed(&mut self, tick: i64) {
-        if self.oldest_tick >= tick - self.window.span() {
-            return;
-        }
-        let (used, counted) = self.counted_at(tick);
-        let (left, oldest_tick) = (counted.older.len(), counted.next_tick);
-        self.older.drain(..self.older.len().saturating_sub(left));
-        self.oldest_tick = oldest_tick;
-        self.total = used;
     }
 
     fn push_older(&mut self, units: i64, gap: i64) {
@@ -253,13 +276,14 @@ pub struct Reading<'a> {
     now: UnixUs,
     window: Window,
     newest_tick: i64,
+    lag: i64,
     counted: Entries<'a>,
 }
 
 impl Reading<'_> {
     /// A window in which nothing is counted.
     pub fn full(window: Window) -> Reading<'static> {
-        Reading { used: 0, now: UnixUs(0), window, newest_tick: 0, counted: Entries::default() }
+        Reading { used: 0, now: UnixUs(0), window, newest_tick: 0, lag: 0, counted: Entries::default() }
     }
 
     /// The units that are counted.
@@ -270,6 +294,9 @@ impl Reading<'_> {
     /// Milliseconds, rounded up, until `units` (1 or more) of what is counted now will have left; 0 if nothing is counted, and
     /// at most until all of it has. O(entries) at worst, O(1) for few units.
     pub fn ms_until_free(&self, units: i64) -> i64 {
+        if units >= self.used {
+            return self.ms_until_full();
+        }
         let mut freed = 0;
         for entry in self.counted.clone() {
             freed += entry.units;
@@ -286,6 +313,7 @@ impl Reading<'_> {
     }
 
     fn ms_until_gone(&self, tick: i64) -> i64 {
+        let tick = (tick + self.lag).min(self.newest_tick);
         let us = self.window.leaves_at(tick).0 - self.now.0;
         (us + 999) / 1000
     }
@@ -330,7 +358,11 @@ const MAX_VARINT: usize = 10;
 
 /// Units, the gap to the following entry, and the bytes behind the entry; `None` at the end and for what is no entry.
 fn read_entry(bytes: &[u8]) -> Option<(i64, i64, &[u8])> {
-    let (word, rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
+    let (word, rest) = match bytes {
+        // The usual case, in a quarter of the time.
+        [word @ ..0x80, rest @ ..] => (u64::from(*word), rest),
+        _ => postcard::take_from_bytes::<u64>(bytes).ok()?,
+    };
     let units = i64::try_from(word >> 1).ok()?;
     if word & 1 == 0 {
         return Some((units, 1, rest));

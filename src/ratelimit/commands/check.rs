@@ -83,13 +83,14 @@ fn decide(limiter: &mut Limiter, request: &Question<'_>, now: UnixUs) -> Result<
     let Question { limit, cost, .. } = *request;
     let window = limit.window;
     let tick = window.tick_at(now);
-    let answer = Answer::of(&limiter.reading(window, now), limit, cost);
-    if answer.allowed {
+    let reading = limiter.reading(window, now);
+    if limit.admits(reading.used(), cost) {
         let effect = Effect::Charge { window, tick, units: cost };
         let expiry = effect.apply_to(limiter)?;
         let answer = Answer::of(&limiter.reading(window, now), limit, 0);
         return Ok(Decision { answer, effect: Some(effect), expiry });
     }
+    let answer = Answer::of(&reading, limit, cost);
     // The one denial that changes something: if it did not, nothing but an admission would tell the state of the new
     // clock, and denials would last until the old one is reached again.
     if limiter.is_ahead_of(window, tick) {
