@@ -6,6 +6,7 @@ by its own process id.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -265,13 +266,17 @@ class Server:
         self.close_clients()
         if self._process is None:
             return
-        if self.alive():
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + timeout
+        refusals = -1
+        while self.alive():
+            # A server that is just writing its first AOF refuses to end, and must be asked again.
+            if refusals != (refusals := self.log().count("Errors trying to shut down")):
+                self._process.send_signal(signal.SIGTERM)
+            if time.monotonic() > deadline:
                 self.kill9()
-                raise ServerFailed(f"the server ignored SIGTERM for {timeout} s\n{self._report()}") from None
+                raise ServerFailed(f"the server ignored SIGTERM for {timeout} s\n{self._report()}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.1)
         code = self._process.returncode
         self._process = None
         if code != 0:
