@@ -6,9 +6,10 @@ use keyward::apply::Apply;
 use keyward::clock::{UnixMs, UnixUs};
 use keyward::fake_server::{Entry, FakeServer, Value};
 use keyward::native::NativeValue;
+use keyward::ratelimit::MAX_UNITS;
 use keyward::ratelimit::commands::{Check, Peek, Reset};
 use keyward::ratelimit::limiter::Limiter;
-use keyward::ratelimit::sliding_window::Window;
+use keyward::ratelimit::sliding_window::{SlidingWindow, Window};
 use keyward::reply::Reply;
 use keyward::state::State;
 use proptest::prelude::*;
@@ -140,7 +141,7 @@ fn admitted(log: &[Admission], now: i64, us: i64) -> i64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// No true window of the given length ever holds more than `count`; and no denial is owed to what is more than one tick
     /// (and the 256 us that a window may not divide by) out of the window.
@@ -298,4 +299,138 @@ proptest! {
             }
         }
     }
+}
+
+/// A limiter with up to 16 windows that took any load.
+fn limiter() -> impl Strategy<Value = Limiter> {
+    let charge = (0..20usize, 0..40i64, prop_oneof![1..200i64, 1..=MAX_UNITS / 300, Just(1i64)]);
+    (prop::collection::vec(window_ms(), 1..20), prop::collection::vec(charge, 1..400)).prop_map(|(windows, charges)| {
+        let mut limiter = Limiter::default();
+        let mut now = 1_750_000_000_000_000;
+        for (which, steps, units) in charges {
+            let window = Window::from_ms(windows[which % windows.len()]).unwrap();
+            now += steps * window.tick_us() / 10;
+            // Too many windows or units are refused, and that is as good a state as any.
+            let _ = limiter.charge(window, UnixUs(now), units);
+        }
+        limiter
+    })
+}
+
+/// Nothing that a limiter can be asked may panic, whatever dump it came from.
+fn use_it(mut limiter: Limiter) {
+    let moments = [i64::MIN, 0, 1_750_000_000_000_000, i64::MAX / 2, i64::MAX];
+    let windows: Vec<Window> = limiter.windows().iter().map(|state| state.window()).collect();
+    for now in moments.map(UnixUs) {
+        assert!(limiter.expiry().0 >= 0);
+        limiter.is_full(now);
+        for window in &windows {
+            let reading = limiter.reading(*window, now);
+            assert!((0..=MAX_UNITS).contains(&reading.used()));
+            assert!(reading.ms_until_free(1) <= reading.ms_until_full());
+            assert!(reading.ms_until_free(MAX_UNITS) == reading.ms_until_full());
+            let _ = limiter.charge(*window, now, 1);
+            limiter.set_back(*window, UnixUs(7));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_dump_brings_back_the_same_limiter(limiter in limiter()) {
+        let state = State::default();
+        let dump = limiter.encode(&state);
+        prop_assert_eq!(Limiter::decode(&dump), Some(limiter.clone()));
+        prop_assert_eq!(limiter.copied(&state), Some(limiter));
+    }
+
+    #[test]
+    fn a_dump_that_was_cut_or_lengthened_is_refused(limiter in limiter(), cut in any::<prop::sample::Index>(), more in any::<u8>()) {
+        let mut dump = limiter.encode(&State::default());
+        prop_assert_eq!(Limiter::decode(&dump[..cut.index(dump.len())]), None);
+        dump.push(more);
+        prop_assert_eq!(Limiter::decode(&dump), None);
+    }
+
+    /// What a changed dump is taken for is a limiter like any other, and has this one dump.
+    #[test]
+    fn a_dump_that_was_tampered_with_is_refused_or_harmless(
+        limiter in limiter(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 1..=255u8), 1..4),
+    ) {
+        let mut dump = limiter.encode(&State::default());
+        for (at, bits) in flips {
+            let at = at.index(dump.len());
+            dump[at] ^= bits;
+        }
+        if let Some(limiter) = Limiter::decode(&dump) {
+            prop_assert_eq!(limiter.encode(&State::default()), dump);
+            use_it(limiter);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_harmless(dump in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Some(limiter) = Limiter::decode(&dump) {
+            prop_assert_eq!(limiter.encode(&State::default()), dump);
+            use_it(limiter);
+        }
+    }
+
+    /// As the contract says, whatever the limit; and what MEMORY USAGE reports covers the log.
+    #[test]
+    fn a_state_stays_about_a_kilobyte(
+        ms in window_ms(),
+        budget in prop_oneof![Just(1_000i64), Just(1_000_000_000), Just(MAX_UNITS)],
+        load in prop::collection::vec((prop_oneof![9 => Just(1i64), 1 => 1..6i64], 0..64u32), 1..600),
+    ) {
+        let window = Window::from_ms(ms).unwrap();
+        let mut limiter = Limiter::default();
+        let mut tick = 1;
+        for (ticks, shift) in load {
+            tick += ticks;
+            let left = budget - limiter.reading(window, UnixUs(tick * window.tick_us())).used();
+            // Costs of every size, as large as fit.
+            let cost = (budget >> shift.min(40)).max(1);
+            if cost <= left {
+                limiter.charge(window, UnixUs(tick * window.tick_us()), cost).unwrap();
+            }
+            let longest = match budget { 1_000 => 270, 1_000_000_000 => 1033, _ => SlidingWindow::MAX_OLDER_BYTES };
+            if let [state] = limiter.windows() {
+                prop_assert!(state.older().len() <= longest);
+                prop_assert!(state.entries().count() <= 257);
+                let memory = limiter.memory(&State::default());
+                prop_assert!(memory >= size_of::<Limiter>() + state.older().len());
+                prop_assert!(memory <= size_of::<Limiter>() + longest * 9 / 8 + 20);
+            }
+        }
+    }
+}
+
+/// A thousand a minute, evenly: what most limiters of that size look like when they are full.
+#[test]
+fn a_limiter_of_1000_per_minute_takes_less_than_400_bytes() {
+    let mut server = FakeServer::new();
+    for _ in 0..5_000 {
+        server.advance_ms(60);
+        assert!(check(&mut server, "k", 1000, 60_000, 1).remaining < 1000);
+    }
+    let memory = stored(&server, "k").unwrap().memory(&State::default());
+    assert!(memory < 400, "{memory}");
+}
+
+/// The densest log there can be: 257 entries that share the greatest count as evenly as possible.
+#[test]
+fn the_largest_state_survives_a_dump() {
+    let window = Window::from_ms(256).unwrap();
+    let mut limiter = Limiter::default();
+    for tick in 0..257 {
+        let units = if tick < 56 { 1 << 34 } else { 1 << 27 };
+        limiter.charge(window, UnixUs(tick * window.tick_us()), units).unwrap();
+    }
+    let dump = limiter.encode(&State::default());
+    assert_eq!(limiter.windows()[0].older().len(), SlidingWindow::MAX_OLDER_BYTES);
+    assert_eq!(Limiter::decode(&dump), Some(limiter));
 }

@@ -1,11 +1,11 @@
-//! What of this family is replicated by KEYWARD.APPLY: an admission as an absolute booking, `CHARGE key SLIDING window_ms tick
-//! units`, and `SETBACK key SLIDING window_ms tick` for a clock that was found set back by a check that was denied.
+//! What of this family is replicated by KEYWARD.APPLY: an admission as an absolute booking, `CHARGE key SLIDING window_ms now_us
+//! units`, and `SETBACK key SLIDING window_ms now_us` for a clock that was found set back by a check that was denied.
 //!
 //! Primary and replica change a limiter through [`Effect::apply_to`] alone, so that they cannot differ. The key's expiry
 //! follows from the state and is not sent.
 
 use crate::args::{Arg, Args};
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::ratelimit::limiter::Limiter;
 use crate::ratelimit::sliding_window::Window;
@@ -13,8 +13,8 @@ use crate::server::{Server, Word};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    Charge { window: Window, tick: i64, units: i64 },
-    SetBack { window: Window, tick: i64 },
+    Charge { window: Window, now: UnixUs, units: i64 },
+    SetBack { window: Window, now: UnixUs },
 }
 
 impl Effect {
@@ -22,8 +22,8 @@ impl Effect {
     pub fn apply_to(self, limiter: &mut Limiter) -> Result<Option<UnixMs>, Error> {
         let before = limiter.expiry();
         match self {
-            Effect::Charge { window, tick, units } => limiter.charge(window, tick, units)?,
-            Effect::SetBack { window, tick } => limiter.set_back(window, tick)?,
+            Effect::Charge { window, now, units } => limiter.charge(window, now, units)?,
+            Effect::SetBack { window, now } => limiter.set_back(window, now),
         }
         let after = limiter.expiry();
         Ok((after != before).then_some(after))
@@ -31,25 +31,25 @@ impl Effect {
 
     pub fn replicate<S: Server>(self, key: Arg<'_>, server: &mut S) {
         match self {
-            Effect::Charge { window, tick, units } => server.replicate(
+            Effect::Charge { window, now, units } => server.replicate(
                 "KEYWARD.APPLY",
                 &[
                     Word::Text("CHARGE"),
                     Word::Arg(key),
                     Word::Text("SLIDING"),
                     Word::Int(window.ms()),
-                    Word::Int(tick),
+                    Word::Int(now.0),
                     Word::Int(units),
                 ],
             ),
-            Effect::SetBack { window, tick } => server.replicate(
+            Effect::SetBack { window, now } => server.replicate(
                 "KEYWARD.APPLY",
                 &[
                     Word::Text("SETBACK"),
                     Word::Arg(key),
                     Word::Text("SLIDING"),
                     Word::Int(window.ms()),
-                    Word::Int(tick),
+                    Word::Int(now.0),
                 ],
             ),
         }
@@ -75,9 +75,9 @@ fn parse<'a>(args: &mut Args<'a>, charge: bool) -> Result<(Arg<'a>, Effect), Err
     }
     let mut number = || word()?.int().map_err(|_| Error::BadEffect);
     let window = Window::from_ms(number()?).ok_or(Error::BadEffect)?;
-    let tick = number()?;
+    let now = UnixUs(number()?);
     let effect =
-        if charge { Effect::Charge { window, tick, units: number()? } } else { Effect::SetBack { window, tick } };
+        if charge { Effect::Charge { window, now, units: number()? } } else { Effect::SetBack { window, now } };
     args.end().map_err(|_| Error::BadEffect)?;
     Ok((key, effect))
 }
@@ -98,4 +98,49 @@ fn apply_to_key<S: Server>(effect: Effect, key: Arg<'_>, server: &mut S) -> Resu
         server.set_expiry(key, expiry);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::apply::Apply;
+    use crate::error::Error;
+    use crate::fake_server::FakeServer;
+    use crate::reply::Reply;
+
+    /// All that an operator, a broken link or a forged file may send.
+    #[test]
+    fn malformed_effects_are_refused_and_change_nothing() {
+        let mut server = FakeServer::new();
+        server.put_string("s", "v");
+        for effect in [
+            "CHARGE",
+            "CHARGE k",
+            "CHARGE k SLIDING 1000 1",
+            "CHARGE k FIXED 1000 1 1",
+            "CHARGE k SLIDING 1000 1 1 1",
+            "CHARGE k SLIDING 0 1 1",
+            "CHARGE k SLIDING 1000000000001 1 1",
+            "CHARGE k SLIDING 1000 9223372036854775808 1",
+            "CHARGE k SLIDING 1000 1 0",
+            "CHARGE k SLIDING 1000 1 -1",
+            "CHARGE k SLIDING 1000 1 1000000000001",
+            "CHARGE k SLIDING x 1 1",
+            "SETBACK k SLIDING 1000 1",
+            "SETBACK k SLIDING 1000 1 1",
+        ] {
+            assert_eq!(server.call::<Apply>(&format!("KEYWARD.APPLY {effect}")), Err(Error::BadEffect), "{effect}");
+        }
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY CHARGE s SLIDING 1000 1 1"), Err(Error::WrongType));
+        assert_eq!(server.keys.len(), 1);
+        assert!(server.take_replicated().is_empty());
+    }
+
+    #[test]
+    fn charges_beyond_what_any_limit_allows_are_refused() {
+        let mut server = FakeServer::new();
+        server.replayed = true;
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY CHARGE k SLIDING 1000 7 1000000000000"), Ok(Reply::Ok));
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY CHARGE k SLIDING 1000 9 1"), Err(Error::BadEffect));
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY SETBACK k SLIDING 1000 0"), Ok(Reply::Ok));
+    }
 }

@@ -34,14 +34,14 @@ impl Limiter {
         &self.windows
     }
 
-    /// Books `units` in `tick` of this window, and drops the other states that are full by the beginning of that tick.
-    /// Deterministic in its arguments, which are checked as untrusted; an error changes nothing.
-    pub fn charge(&mut self, window: Window, tick: i64, units: i64) -> Result<(), Error> {
-        if !window.has_tick(tick) || !(1..=MAX_UNITS).contains(&units) {
+    /// Books `units` in this window, and drops the other states that are full. Deterministic in its arguments, which are
+    /// checked as untrusted; an error changes nothing.
+    pub fn charge(&mut self, window: Window, now: UnixUs, units: i64) -> Result<(), Error> {
+        if !(1..=MAX_UNITS).contains(&units) {
             return Err(Error::BadEffect);
         }
-        let begins = window.begins_at(tick);
-        let kept = |state: &SlidingWindow| state.window() == window || begins < state.full_at();
+        let tick = window.tick_at(now);
+        let kept = |state: &SlidingWindow| state.window() == window || now < state.full_at();
         let kept_states = self.windows.iter().filter(|state| kept(state)).count();
         match self.find_mut(window) {
             Some(state) => state.charge(tick, units).then_some(()).ok_or(Error::BadEffect)?,
@@ -55,19 +55,15 @@ impl Limiter {
     }
 
     /// Is the clock behind this window's state?
-    pub fn is_ahead_of(&self, window: Window, tick: i64) -> bool {
-        self.find(window).is_some_and(|state| state.is_ahead_of(tick))
+    pub fn is_ahead_of(&self, window: Window, now: UnixUs) -> bool {
+        self.find(window).is_some_and(|state| state.is_ahead_of(window.tick_at(now)))
     }
 
     /// See [`SlidingWindow::set_back`].
-    pub fn set_back(&mut self, window: Window, tick: i64) -> Result<(), Error> {
-        if !window.has_tick(tick) {
-            return Err(Error::BadEffect);
-        }
+    pub fn set_back(&mut self, window: Window, now: UnixUs) {
         if let Some(state) = self.find_mut(window) {
-            state.set_back(tick);
+            state.set_back(window.tick_at(now));
         }
-        Ok(())
     }
 
     /// The moment from which every state is full: the key's expiry, rounded up. It changes with the newest tick only, so that

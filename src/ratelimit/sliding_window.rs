@@ -9,8 +9,8 @@
 //! at `e` kept at `count` or below; these contain every admission in `[e - window, e]`. Any window of that length has a last
 //! admission `e` in it, and lies, up to there, within `[e - window, e]`.
 //!
-//! Everything that changes the state is arithmetic on ticks, never on the clock between them. A replica that is told
-//! the tick and the cost of each admission therefore reaches the same state, byte for byte.
+//! Everything that changes the state is arithmetic on the tick and the cost of an admission. A replica that is told both
+//! therefore reaches the same state, byte for byte.
 
 use std::mem::size_of;
 
@@ -107,8 +107,8 @@ pub struct SlidingWindow {
 }
 
 impl SlidingWindow {
-    /// 256 entries of 5 bytes take 2^27 units each; a sixth byte takes 2^34, which [`MAX_UNITS`] allows 57 times.
-    pub const MAX_OLDER_BYTES: usize = 256 * 5 + 57;
+    /// 256 entries of 5 bytes take 2^27 units each; a sixth byte takes 2^34, which [`MAX_UNITS`] then allows 56 times.
+    pub const MAX_OLDER_BYTES: usize = 256 * 5 + 56;
 
     /// A window in which `units` (1 to [`MAX_UNITS`]) have just been admitted.
     pub fn first(window: Window, tick: i64, units: i64) -> SlidingWindow {

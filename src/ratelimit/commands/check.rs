@@ -82,10 +82,9 @@ struct Decision {
 fn decide(limiter: &mut Limiter, request: &Question<'_>, now: UnixUs) -> Result<Decision, Error> {
     let Question { limit, cost, .. } = *request;
     let window = limit.window;
-    let tick = window.tick_at(now);
     let reading = limiter.reading(window, now);
     if limit.admits(reading.used(), cost) {
-        let effect = Effect::Charge { window, tick, units: cost };
+        let effect = Effect::Charge { window, now, units: cost };
         let expiry = effect.apply_to(limiter)?;
         let answer = Answer::of(&limiter.reading(window, now), limit, 0);
         return Ok(Decision { answer, effect: Some(effect), expiry });
@@ -93,10 +92,146 @@ fn decide(limiter: &mut Limiter, request: &Question<'_>, now: UnixUs) -> Result<
     let answer = Answer::of(&reading, limit, cost);
     // The one denial that changes something: if it did not, nothing but an admission would tell the state of the new
     // clock, and denials would last until the old one is reached again.
-    if limiter.is_ahead_of(window, tick) {
-        let effect = Effect::SetBack { window, tick };
+    if limiter.is_ahead_of(window, now) {
+        let effect = Effect::SetBack { window, now };
         let expiry = effect.apply_to(limiter)?;
         return Ok(Decision { answer, effect: Some(effect), expiry });
     }
     Ok(Decision { answer, effect: None, expiry: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_server::{FakeServer, Value};
+
+    fn check(server: &mut FakeServer, line: &str) -> [i64; 7] {
+        match server.call::<Check>(&format!("RATELIMIT.CHECK {line}")) {
+            Ok(Reply::Ints(ints)) => ints[..].try_into().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A server at the very beginning of a tick of 60 s windows (234 375 us).
+    fn server() -> FakeServer {
+        let mut server = FakeServer::new();
+        server.now = UnixUs(7_466_666_667 * 234_375);
+        server
+    }
+
+    #[test]
+    fn counts_down_and_then_says_when_to_come_back() {
+        let mut server = server();
+        // A tick that begins now has left after 257 of 234.375 ms.
+        assert_eq!(check(&mut server, "k 3 EX 60"), [1, 3, 2, 0, 60_235, 60_235, 0]);
+        server.advance_ms(10_000);
+        assert_eq!(check(&mut server, "k 3 EX 60 COST 2"), [1, 3, 0, 0, 50_235, 60_079, 0]);
+        assert_eq!(check(&mut server, "k 3 EX 60"), [0, 3, 0, 50_235, 50_235, 60_079, 0]);
+        assert_eq!(check(&mut server, "k 3 EX 60 COST 2"), [0, 3, 0, 60_079, 50_235, 60_079, 0]);
+        server.advance_ms(50_234);
+        assert_eq!(check(&mut server, "k 3 EX 60"), [0, 3, 0, 1, 1, 9_845, 0]);
+        server.advance_ms(1);
+        assert_eq!(check(&mut server, "k 3 EX 60"), [1, 3, 0, 0, 9_844, 60_234, 0]);
+    }
+
+    #[test]
+    fn a_cost_above_the_limit_never_fits_and_makes_no_key() {
+        let mut server = server();
+        assert_eq!(check(&mut server, "k 3 EX 60 COST 4"), [0, 3, 3, -1, 0, 0, 0]);
+        assert!(server.keys.is_empty());
+        assert!(server.take_replicated().is_empty());
+    }
+
+    #[test]
+    fn an_admission_replicates_one_absolute_booking_and_a_denial_nothing() {
+        let mut server = server();
+        check(&mut server, "k 3 EX 60 COST 3");
+        assert_eq!(server.take_replicated(), ["KEYWARD.APPLY CHARGE k SLIDING 60000 1750000000078125 3"]);
+        check(&mut server, "k 3 EX 60");
+        assert!(server.take_replicated().is_empty());
+        assert_eq!((server.state.ratelimit.allowed, server.state.ratelimit.denied), (1, 1));
+    }
+
+    #[test]
+    fn the_key_lives_until_the_limit_is_full_again() {
+        let mut server = server();
+        let reset_ms = check(&mut server, "k 3 EX 60")[5];
+        let id = (0, b"k".to_vec());
+        assert_eq!(server.keys[&id].expiry, Some(UnixMs(server.now.to_ms().0 + reset_ms)));
+        server.advance_ms(30_000);
+        let reset_ms = check(&mut server, "k 3 EX 60")[5];
+        // Rounding to milliseconds from now and from the epoch may differ by one.
+        let lives_ms = server.keys[&id].expiry.unwrap().0 - server.now.to_ms().0;
+        assert!((reset_ms..=reset_ms + 1).contains(&lives_ms), "{lives_ms} {reset_ms}");
+    }
+
+    #[test]
+    fn windows_under_one_key_are_counted_apart() {
+        let mut server = server();
+        assert_eq!(check(&mut server, "k 1 EX 1")[0], 1);
+        assert_eq!(check(&mut server, "k 1 EX 1")[0], 0);
+        assert_eq!(check(&mut server, "k 1 EX 60")[0], 1);
+        server.advance_ms(1_100);
+        assert_eq!(check(&mut server, "k 1 EX 1")[0], 1);
+        assert_eq!(check(&mut server, "k 1 EX 60")[0], 0);
+    }
+
+    #[test]
+    fn what_was_consumed_stays_when_the_count_changes() {
+        let mut server = server();
+        check(&mut server, "k 10 EX 60 COST 8");
+        assert_eq!(check(&mut server, "k 5 EX 60")[..3], [0, 5, 0]);
+        assert_eq!(check(&mut server, "k 20 EX 60")[..3], [1, 20, 11]);
+    }
+
+    #[test]
+    fn memory_full_refuses_new_keys_only() {
+        let mut server = server();
+        check(&mut server, "old 10 EX 60");
+        server.memory_full = true;
+        assert_eq!(server.call::<Check>("c new 10 EX 60"), Err(Error::OutOfMemory));
+        assert!(!server.keys.contains_key(&(0, b"new".to_vec())));
+        assert_eq!(check(&mut server, "old 10 EX 60")[0], 1);
+        assert_eq!(check(&mut server, "old 10 EX 1")[0], 1);
+    }
+
+    #[test]
+    fn a_key_holds_16_windows_and_forgets_those_that_are_full() {
+        let mut server = server();
+        for window in 1..=16 {
+            assert_eq!(check(&mut server, &format!("k 10 EX {window}"))[0], 1);
+        }
+        server.take_replicated();
+        assert_eq!(server.call::<Check>("c k 10 EX 17"), Err(Error::TooManyLimits));
+        assert!(server.take_replicated().is_empty());
+        server.advance_ms(1_005);
+        assert_eq!(check(&mut server, "k 10 EX 17")[0], 1);
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_left_alone() {
+        let mut server = server();
+        server.put_string("s", "v");
+        server.put_other("h");
+        for key in ["s", "h"] {
+            assert_eq!(server.call::<Check>(&format!("c {key} 10 EX 60")), Err(Error::WrongType));
+        }
+        assert!(matches!(server.keys[&(0, b"s".to_vec())].value, Value::String(_)));
+        assert!(server.take_replicated().is_empty());
+    }
+
+    #[test]
+    fn a_denial_tells_replicas_of_a_clock_that_was_set_back_once() {
+        let mut server = server();
+        check(&mut server, "k 1 EX 60");
+        server.take_replicated();
+        server.advance_ms(-3_600_000);
+        assert_eq!(check(&mut server, "k 1 EX 60")[3], 60_235);
+        assert_eq!(server.take_replicated(), ["KEYWARD.APPLY SETBACK k SLIDING 60000 1749996400078125"]);
+        server.advance_ms(60_234);
+        assert_eq!(check(&mut server, "k 1 EX 60")[..4], [0, 1, 0, 1]);
+        assert!(server.take_replicated().is_empty());
+        server.advance_ms(1);
+        assert_eq!(check(&mut server, "k 1 EX 60")[0], 1);
+    }
 }

@@ -58,3 +58,39 @@ fn describe(state: &SlidingWindow, now: UnixUs) -> Option<Reply<'static>> {
         ])
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_server::FakeServer;
+    use crate::ratelimit::commands::Check;
+
+    #[test]
+    fn lists_the_windows_in_which_something_is_counted() {
+        let mut server = FakeServer::new();
+        server.call::<Check>("c k 10 EX 1 COST 2").unwrap();
+        server.call::<Check>("c k 10 EX 60 COST 3").unwrap();
+        server.advance_ms(1_100);
+        let Ok(Reply::Map(fields)) = server.call::<Info>("RATELIMIT.INFO k") else { panic!() };
+        let [("limits", Reply::Array(limits))] = &fields[..] else { panic!("{fields:?}") };
+        let [Reply::Map(limit)] = &limits[..] else { panic!("{limits:?}") };
+        assert_eq!(
+            limit[..3],
+            [("algorithm", Reply::Word("sliding")), ("window_ms", Reply::Int(60_000)), ("used", Reply::Int(3))]
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_counts_nothing() {
+        let mut server = FakeServer::new();
+        assert_eq!(server.call::<Info>("i k"), Ok(Reply::Map(vec![("limits", Reply::Array(vec![]))])));
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_an_error() {
+        let mut server = FakeServer::new();
+        server.put_other("h");
+        assert_eq!(server.call::<Info>("i h"), Err(Error::WrongType));
+        assert_eq!(server.call::<Info>("i h h"), Err(Error::WrongArity("ratelimit.info")));
+    }
+}

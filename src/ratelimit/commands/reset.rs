@@ -51,3 +51,41 @@ impl Command for Reset {
         Ok(Reply::count(removed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_server::FakeServer;
+    use crate::ratelimit::commands::Check;
+
+    #[test]
+    fn resets_what_is_there_and_replicates_that() {
+        let mut server = FakeServer::new();
+        server.call::<Check>("c a 1 EX 60").unwrap();
+        server.call::<Check>("c b 1 EX 60").unwrap();
+        server.take_replicated();
+        assert_eq!(server.call::<Reset>("RATELIMIT.RESET a none b a"), Ok(Reply::Int(2)));
+        assert_eq!(server.take_replicated(), ["UNLINK a b"]);
+        assert_eq!(server.state.ratelimit.resets, 2);
+        let Ok(Reply::Ints(again)) = server.call::<Check>("c a 1 EX 60") else { panic!() };
+        assert_eq!(again[0], 1);
+    }
+
+    #[test]
+    fn resets_nothing_if_one_key_is_no_limiter() {
+        let mut server = FakeServer::new();
+        server.call::<Check>("c a 1 EX 60").unwrap();
+        server.put_string("s", "v");
+        server.take_replicated();
+        assert_eq!(server.call::<Reset>("RATELIMIT.RESET a s"), Err(Error::WrongType));
+        assert_eq!(server.keys.len(), 2);
+        assert!(server.take_replicated().is_empty());
+    }
+
+    #[test]
+    fn nothing_there_replicates_nothing() {
+        let mut server = FakeServer::new();
+        assert_eq!(server.call::<Reset>("RATELIMIT.RESET none"), Ok(Reply::Int(0)));
+        assert!(server.take_replicated().is_empty());
+    }
+}
