@@ -22,6 +22,21 @@ pub trait Command {
 macro_rules! every_command {
     ($visit:ident) => {
         $visit! {
+            $crate::cache::commands::set::Set,
+            $crate::cache::commands::set_tagged::SetTagged,
+            $crate::cache::commands::set_jitter::SetJitter,
+            $crate::cache::commands::mset::MSet,
+            $crate::cache::commands::get::Get,
+            $crate::cache::commands::mget::MGet,
+            $crate::cache::commands::ttl::Ttl,
+            $crate::cache::commands::tag::Tag,
+            $crate::cache::commands::untag::Untag,
+            $crate::cache::commands::tags::Tags,
+            $crate::cache::commands::tag_keys::TagKeys,
+            $crate::cache::commands::tag_info::TagInfo,
+            $crate::cache::commands::floor::Floor,
+            $crate::cache::commands::invalidate::Invalidate,
+            $crate::cache::commands::invalidate_tag::InvalidateTag,
             $crate::ratelimit::commands::Check,
             $crate::ratelimit::commands::Peek,
             $crate::ratelimit::commands::Reset,

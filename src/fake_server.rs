@@ -76,11 +76,13 @@ impl FakeServer {
         self.replicated.drain(..).map(line).collect()
     }
 
+    /// A plain SET.
     pub fn put_string(&mut self, key: &str, value: &str) {
         self.keys.insert(
             (self.db, key.as_bytes().to_vec()),
             Entry { value: Value::String(value.as_bytes().to_vec()), expiry: None },
         );
+        self.event(KeyEvent::Written, key.as_bytes());
     }
 
     pub fn put_other(&mut self, key: &str) {
@@ -172,7 +174,9 @@ impl Server for FakeServer {
     }
 
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
+        self.expire_if_due(key.bytes);
         self.keys.insert(self.id(key), Entry { value: Value::String(value.bytes.to_vec()), expiry });
+        self.event(KeyEvent::Written, key.bytes);
     }
 
     fn unlink(&mut self, keys: &[&[u8]]) -> usize {

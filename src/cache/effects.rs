@@ -1,10 +1,109 @@
-//! What of this family is replicated by KEYWARD.APPLY.
+//! What of this family is replicated by KEYWARD.APPLY: `RETIRE unix-ms tag [tag ...]` and `FLOOR key version until-unix-ms`.
+//! The primary decided; here it is only repeated.
 
+use super::write_options::{checked_tag, parse_version};
 use crate::args::{Arg, Args};
+use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::server::Server;
 
 /// Applies `effect` if it is one of this family's; `None` if it is not.
-pub fn apply<S: Server>(_effect: Arg<'_>, _args: &mut Args<'_>, _server: &mut S) -> Option<Result<(), Error>> {
-    None
+pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) -> Option<Result<(), Error>> {
+    let applied = if effect.is("RETIRE") {
+        retire(args, server)
+    } else if effect.is("FLOOR") {
+        floor(args, server)
+    } else {
+        return None;
+    };
+    Some(applied)
+}
+
+/// The keys go when the UNLINKs of the primary arrive, or, after a promotion, by the reclaimer here.
+fn retire<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let now = moment(args)?;
+    let tags = args.rest();
+    if tags.clone().next().is_none() || tags.clone().any(|tag| checked_tag(tag).is_err()) {
+        return Err(Error::BadEffect);
+    }
+    let db = server.db();
+    let cache = &mut server.state().cache;
+    for tag in tags {
+        cache.retire(db, tag.bytes, now);
+    }
+    Ok(())
+}
+
+/// The key itself goes by an UNLINK that came before.
+fn floor<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let key = args.take().ok_or(Error::BadEffect)?;
+    let version = args.take().and_then(|arg| parse_version(arg).ok()).ok_or(Error::BadEffect)?;
+    let until = moment(args)?;
+    args.end().map_err(|_| Error::BadEffect)?;
+    let db = server.db();
+    let state = server.state();
+    state.cache.set_floor(&state.config, (db, key.bytes), version, until, None).map(|_| ())
+}
+
+fn moment(args: &mut Args<'_>) -> Result<UnixMs, Error> {
+    let ms = args.take().and_then(|arg| arg.int().ok()).filter(|&ms| ms >= 0);
+    ms.map(UnixMs).ok_or(Error::BadEffect)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::apply::Apply;
+    use crate::cache::commands::set::Set;
+    use crate::error::Error;
+    use crate::fake_server::FakeServer;
+    use crate::reply::Reply;
+
+    #[test]
+    fn a_retirement_hides_the_keys_and_leaves_them_to_the_primary() {
+        let mut server = FakeServer::new();
+        server.replayed = true;
+        server.call::<Set>("CACHE.SET k v TAGS 1 t").unwrap();
+        server.take_replicated();
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY retire 77 t unknown"), Ok(Reply::Ok));
+        assert!(server.state.cache.is_retired(0, b"k") && server.keys.len() == 1);
+        let info = server.state.cache.tag_info(0, b"t");
+        assert_eq!((info.keys, info.invalidations.count, info.invalidations.last.0), (0, 1, 77));
+        assert_eq!(server.take_replicated(), ["KEYWARD.APPLY retire 77 t unknown"], "for replicas of this replica");
+    }
+
+    #[test]
+    fn a_floor_holds_until_the_moment_the_primary_named() {
+        let mut server = FakeServer::new();
+        let now = server.now.to_ms();
+        server.call::<Apply>(&format!("KEYWARD.APPLY FLOOR k 5 {}", now.0 + 10)).unwrap();
+        assert_eq!(server.state.cache.version_seen(0, b"k", now), Some(5));
+        assert_eq!(server.state.cache.version_seen(0, b"k", now.plus(10)), None);
+    }
+
+    #[test]
+    fn malformed_effects_change_nothing() {
+        let mut server = FakeServer::new();
+        server.call::<Set>("CACHE.SET k v TAGS 1 t").unwrap();
+        server.take_replicated();
+        for line in [
+            "RETIRE",
+            "RETIRE 5",
+            "RETIRE x t",
+            "RETIRE -1 t",
+            "FLOOR",
+            "FLOOR k",
+            "FLOOR k 1",
+            "FLOOR k -1 5",
+            "FLOOR k 1 -5",
+            "FLOOR k 1 5 x",
+            "OTHER k",
+        ] {
+            assert_eq!(server.call::<Apply>(&format!("KEYWARD.APPLY {line}")), Err(Error::BadEffect), "{line}");
+        }
+        let tag = vec![b't'; 513];
+        let long = [&b"KEYWARD.APPLY"[..], b"RETIRE", b"5", b"t", &tag].map(<[u8]>::to_vec).to_vec();
+        assert_eq!(server.call_argv::<Apply>(long), Err(Error::BadEffect));
+        assert!(!server.state.cache.has_retired());
+        assert!(server.take_replicated().is_empty());
+    }
 }

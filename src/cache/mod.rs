@@ -3,9 +3,11 @@
 mod arena;
 mod cohort;
 pub mod commands;
+mod dump;
 pub mod effects;
 mod invariants;
 mod loading;
+mod reclaim;
 mod record;
 mod retirement;
 mod scan;
@@ -15,5 +17,8 @@ mod state;
 pub mod tag_index;
 mod tags;
 pub mod version_floor;
+mod write;
+mod write_options;
 
-pub use state::State;
+pub use reclaim::{check_ghosts, reclaim};
+pub use state::{Counters, State};

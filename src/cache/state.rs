@@ -1,34 +1,318 @@
-//! The cache family's memory: one index of tags and one of version floors for each database.
+//! The cache family's memory: one index of tags and one of version floors for each database, and what is counted.
+//!
+//! It mirrors the keyspace: whatever removes, renames or moves a key is told here at once.
 
+use std::collections::BTreeMap;
+
+use super::reclaim::GhostWalk;
+use super::retirement::Retirement;
+use super::scan::TagInfo;
+use super::tag_index::{IndexError, TagIndex};
+use super::version_floor::VersionFloors;
 use crate::clock::UnixMs;
 use crate::config::Config;
+use crate::error::Error;
 use crate::state::KeyEvent;
 
 #[derive(Debug, Default)]
-pub struct State {}
+pub struct State {
+    /// Made when something is to be remembered, dropped by the sweep when nothing is.
+    pub(super) databases: BTreeMap<usize, Database>,
+    pub counters: Counters,
+    /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
+    pub(super) doomed: Vec<(usize, Box<[u8]>)>,
+    pub(super) ghost_walk: GhostWalk,
+}
+
+#[derive(Debug)]
+pub(super) struct Database {
+    pub tags: TagIndex,
+    pub floors: VersionFloors,
+}
+
+/// Since the server started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Keys that CACHE.GET and CACHE.MGET found, and did not find.
+    pub hits: u64,
+    pub misses: u64,
+    /// Values stored by CACHE writes.
+    pub sets: u64,
+    /// INVALIDATE, INVALIDATETAG and FLOOR calls that removed something.
+    pub invalidations: u64,
+    /// Keys those calls and the reclaimer removed.
+    pub invalidated_keys: u64,
+    /// Keys that were known here but not in the keyspace. Anything but 0 means an event that was missed.
+    pub ghosts: u64,
+}
+
+/// The moment at which a decision of the primary is repeated: no lingering floor of this server has a say then.
+const REPLAYED: UnixMs = UnixMs(i64::MAX);
 
 impl State {
-    pub fn key_event(&mut self, _config: &Config, _event: KeyEvent, _db: usize, _key: &[u8], _now: UnixMs) {}
-
-    pub fn key_moved(&mut self, _config: &Config, _from: (usize, &[u8]), _to: (usize, &[u8]), _now: UnixMs) {}
-
-    pub fn flushed(&mut self, _db: Option<usize>) {}
-
-    pub fn swapped(&mut self, _a: usize, _b: usize) {}
-
-    pub fn loaded(&mut self) {}
-
-    pub fn config_changed(&mut self, _config: &Config) {}
-
-    pub fn sweep(&mut self, _config: &Config, _now: UnixMs, _budget: usize) {}
-
-    pub fn save(&self, _emit: &mut dyn FnMut(u64, &[u8])) {}
-
-    pub fn load(&mut self, _config: &Config, _kind: u64, _bytes: &[u8], _now: UnixMs) -> Option<()> {
-        Some(())
+    /// Is anything left for [`reclaim`](super::reclaim), and do plain writes matter? O(databases).
+    #[inline]
+    pub fn has_retired(&self) -> bool {
+        self.databases.values().any(|database| database.tags.has_retired()) || !self.doomed.is_empty()
     }
 
-    pub fn has_retired(&self) -> bool {
-        false
+    /// Was the key invalidated, and not written since? For CACHE commands it is missing then.
+    #[inline]
+    pub fn is_retired(&self, db: usize, key: &[u8]) -> bool {
+        self.databases.get(&db).is_some_and(|database| database.tags.is_retired(key))
+    }
+
+    /// Keys waiting for the reclaimer; one under several invalidated tags counts for each.
+    pub fn backlog(&self) -> usize {
+        let retired: usize = self.databases.values().map(|database| database.tags.retired_len()).sum();
+        retired.saturating_add(self.doomed.len())
+    }
+
+    /// Keys with tags.
+    pub fn tagged_keys(&self) -> usize {
+        self.databases.values().map(|database| database.tags.len()).sum()
+    }
+
+    /// Tags that some key carries.
+    pub fn tag_count(&self) -> usize {
+        self.databases.values().map(|database| database.tags.tag_count()).sum()
+    }
+
+    /// Version floors of keys that are there.
+    pub fn live_floors(&self) -> usize {
+        self.databases.values().map(|database| database.floors.live()).sum()
+    }
+
+    /// Version floors that outlive their keys.
+    pub fn lingering_floors(&self) -> usize {
+        self.databases.values().map(|database| database.floors.lingering()).sum()
+    }
+
+    /// Floors that went before their time, because `version-floors-max` were there.
+    pub fn floors_dropped(&self) -> u64 {
+        self.databases.values().map(|database| database.floors.dropped_by_cap()).sum()
+    }
+
+    /// Bytes held for tags and floors. O(keys / 800).
+    pub fn memory(&self) -> usize {
+        self.databases.values().map(|database| database.tags.memory().saturating_add(database.floors.memory())).sum()
+    }
+
+    /// The key was written by a CACHE command: it has these tags, and this version has been seen.
+    pub(super) fn stored(
+        &mut self,
+        config: &Config,
+        (db, key): (usize, &[u8]),
+        tags: &[&[u8]],
+        version: Option<u64>,
+        now: Option<UnixMs>,
+    ) -> Result<(), Error> {
+        self.counters.sets = self.counters.sets.saturating_add(1);
+        if tags.is_empty() && version.is_none() {
+            if let Some(database) = self.databases.get_mut(&db) {
+                database.tags.remove(key);
+            }
+            return Ok(());
+        }
+        let database = self.database(config, db);
+        database.tags.set_tags(key, tags).map_err(index_error)?;
+        match version {
+            Some(version) => database.floors.raise(key, version, now.unwrap_or(REPLAYED)).map_err(|_| Error::IndexFull),
+            None => Ok(()),
+        }
+    }
+
+    /// The greatest version seen of the key.
+    pub(super) fn version_seen(&self, db: usize, key: &[u8], now: UnixMs) -> Option<u64> {
+        self.databases.get(&db)?.floors.get(key, now)
+    }
+
+    /// Refuses versions of the key up to `version` until `until`. `now` is `None` where a decision is only repeated.
+    pub(super) fn set_floor(
+        &mut self,
+        config: &Config,
+        (db, key): (usize, &[u8]),
+        version: u64,
+        until: UnixMs,
+        now: Option<UnixMs>,
+    ) -> Result<bool, Error> {
+        let floors = &mut self.database(config, db).floors;
+        floors.floor(key, version, until, now.unwrap_or(REPLAYED)).map_err(|_| Error::IndexFull)
+    }
+
+    pub(super) fn add_tags(&mut self, config: &Config, db: usize, key: &[u8], tags: &[&[u8]]) -> Result<usize, Error> {
+        self.database(config, db).tags.add_tags(key, tags).map_err(index_error)
+    }
+
+    /// `None`: all.
+    pub(super) fn remove_tags(&mut self, db: usize, key: &[u8], tags: Option<&[&[u8]]>) -> usize {
+        self.databases.get_mut(&db).map_or(0, |database| database.tags.remove_tags(key, tags))
+    }
+
+    /// The key's tags in the order they were given.
+    pub fn tags(&self, db: usize, key: &[u8]) -> impl Iterator<Item = &[u8]> {
+        self.databases.get(&db).into_iter().flat_map(move |database| database.tags.tags(key))
+    }
+
+    /// The next keys that carry the tag and were not invalidated, and the cursor to go on with; 0 is the end.
+    pub(super) fn tag_keys(&self, db: usize, tag: &[u8], cursor: u64, count: usize) -> (u64, Vec<Box<[u8]>>) {
+        let Some(Database { tags, .. }) = self.databases.get(&db) else { return (0, Vec::new()) };
+        let (cursor, keys) = tags.tag_keys(tag, cursor, count);
+        (cursor, keys.into_iter().filter(|key| !tags.is_retired(key)).map(Box::from).collect())
+    }
+
+    pub(super) fn tag_info(&self, db: usize, tag: &[u8]) -> TagInfo {
+        self.databases.get(&db).map_or_else(TagInfo::default, |database| database.tags.tag_info(tag))
+    }
+
+    /// Invalidates, in O(1), all keys that carry the tag; `None` if there are none.
+    pub(super) fn retire(&mut self, db: usize, tag: &[u8], now: UnixMs) -> Option<Retirement> {
+        self.databases.get_mut(&db)?.tags.retire(tag, now)
+    }
+
+    pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
+        let Some(database) = self.databases.get_mut(&db) else { return };
+        let room = match event {
+            KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted => {
+                database.gone(key, now, config.version_floor_ms);
+                Ok(())
+            }
+            // Another value, which was never tagged. What was seen of the key's versions still holds.
+            KeyEvent::Replaced => {
+                database.tags.remove(key);
+                Ok(())
+            }
+            // Without room it stays retired and is removed, which is always right.
+            KeyEvent::Written => {
+                let _ = database.tags.spare(key);
+                Ok(())
+            }
+            KeyEvent::Loaded => {
+                database.floors.confirm(key);
+                database.tags.confirm(key).map(|_| ())
+            }
+        };
+        if room.is_err() {
+            self.doomed.push((db, key.into()));
+        }
+    }
+
+    /// A rename or a move: the metadata goes along; what the new name had is gone.
+    pub fn key_moved(&mut self, config: &Config, from: (usize, &[u8]), to: (usize, &[u8]), now: UnixMs) {
+        let (mut tags, mut version) = (None, None);
+        if let Some(database) = self.databases.get_mut(&from.0) {
+            tags = database.tags.take(from.1);
+            version = database.floors.get(from.1, now);
+            database.floors.key_gone(from.1, now, config.version_floor_ms);
+        }
+        if tags.is_none() && version.is_none() {
+            if let Some(database) = self.databases.get_mut(&to.0) {
+                database.tags.remove(to.1);
+            }
+            return;
+        }
+        let database = self.database(config, to.0);
+        let attached = match &tags {
+            Some(tags) => database.tags.attach(to.1, tags),
+            None => {
+                database.tags.remove(to.1);
+                Ok(())
+            }
+        };
+        let raised = version.is_none_or(|version| database.floors.raise(to.1, version, now).is_ok());
+        if attached.is_err() || !raised {
+            self.doomed.push((to.0, to.1.into()));
+        }
+    }
+
+    /// One database (`Some`) or all of them are empty now.
+    pub fn flushed(&mut self, db: Option<usize>) {
+        match db {
+            Some(db) => {
+                self.databases.remove(&db);
+                self.doomed.retain(|(doomed, _)| *doomed != db);
+            }
+            None => {
+                self.databases.clear();
+                self.doomed.clear();
+            }
+        }
+    }
+
+    pub fn swapped(&mut self, a: usize, b: usize) {
+        let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
+        self.databases.extend(at_a.map(|database| (b, database)));
+        self.databases.extend(at_b.map(|database| (a, database)));
+        for (db, _) in &mut self.doomed {
+            *db = if *db == a {
+                b
+            } else if *db == b {
+                a
+            } else {
+                *db
+            };
+        }
+    }
+
+    /// Loading is over: metadata of keys that did not come is dropped.
+    pub fn loaded(&mut self) {
+        for database in self.databases.values_mut() {
+            database.tags.drop_unconfirmed();
+        }
+    }
+
+    /// Caps that became smaller take effect, bit by bit where far more is held.
+    pub fn config_changed(&mut self, config: &Config) {
+        for database in self.databases.values_mut() {
+            database.limit(config);
+        }
+    }
+
+    /// To be called now and then: drops floors whose time is over, what is beyond the caps, and databases with nothing to
+    /// remember. `budget` bounds the floors that go in one call, in each database.
+    pub fn sweep(&mut self, config: &Config, now: UnixMs, budget: usize) {
+        self.databases.retain(|_, database| {
+            database.limit(config);
+            database.floors.sweep(now, budget);
+            !database.is_empty()
+        });
+    }
+
+    pub(super) fn database(&mut self, config: &Config, db: usize) -> &mut Database {
+        self.databases.entry(db).or_insert_with(|| Database {
+            tags: TagIndex::new(bound(config.tag_history_max)),
+            floors: VersionFloors::new(bound(config.version_floors_max)),
+        })
+    }
+}
+
+impl Database {
+    fn gone(&mut self, key: &[u8], now: UnixMs, linger_ms: i64) {
+        self.tags.remove(key);
+        self.floors.key_gone(key, now, linger_ms);
+    }
+
+    fn limit(&mut self, config: &Config) {
+        self.tags.set_history_max(bound(config.tag_history_max));
+        self.floors.set_lingering_max(bound(config.version_floors_max));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+            && self.tags.unconfirmed.is_none()
+            && self.tags.tag_history().next().is_none()
+            && self.floors.live() == 0
+            && self.floors.lingering() == 0
+    }
+}
+
+fn bound(setting: i64) -> usize {
+    usize::try_from(setting).unwrap_or(0)
+}
+
+fn index_error(error: IndexError) -> Error {
+    match error {
+        IndexError::TooManyTags => Error::TooManyTags,
+        IndexError::Full => Error::IndexFull,
     }
 }

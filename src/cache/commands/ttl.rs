@@ -1,0 +1,70 @@
+//! CACHE.TTL
+
+use smallvec::smallvec;
+
+use crate::args::{Arg, Args};
+use crate::commands::Command;
+use crate::error::Error;
+use crate::reply::Reply;
+use crate::server::{Expiry, Server};
+use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
+
+pub struct Ttl;
+
+impl Command for Ttl {
+    const SPEC: &'static CommandSpec = &CommandSpec {
+        name: "cache.ttl",
+        family: Family::Cache,
+        summary: "Returns how long a value stays fresh and how long it stays at all, in milliseconds.",
+        complexity: "O(1)",
+        since: "0.1.0",
+        arity: 2,
+        flags: &[Flag::ReadOnly, Flag::Fast],
+        keys: Keys::First,
+        access: Access::Inspect,
+        tips: &["nondeterministic_output"],
+        args: &[ArgSpec::key()],
+    };
+    type Request<'a> = Arg<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Arg<'a>, Error> {
+        let key = args.required()?;
+        if args.left() > 0 { Err(Error::WrongArity(args.command())) } else { Ok(key) }
+    }
+
+    /// `[soft, hard]`; the two are the same as long as no value has a grace.
+    fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
+        let db = server.db();
+        let ms = if server.state().cache.is_retired(db, key.bytes) {
+            -2
+        } else {
+            match server.expiry(key) {
+                Expiry::NoKey => -2,
+                Expiry::Never => -1,
+                Expiry::At(at) => at.since(server.now().to_ms()).max(0),
+            }
+        };
+        Ok(Reply::Ints(smallvec![ms, ms]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::commands::set::Set;
+    use crate::fake_server::FakeServer;
+
+    #[test]
+    fn tells_missing_lasting_and_the_time_left() {
+        let mut server = FakeServer::new();
+        server.put_other("list");
+        server.call::<Set>("CACHE.SET k v PX 500 TAGS 1 t").unwrap();
+        server.advance_ms(100);
+        for (key, ms) in [("none", -2), ("list", -1), ("k", 400)] {
+            assert_eq!(server.call::<Ttl>(&format!("CACHE.TTL {key}")), Ok(Reply::Ints(smallvec![ms, ms])), "{key}");
+        }
+        let now = server.now.to_ms();
+        server.state.cache.retire(0, b"t", now);
+        assert_eq!(server.call::<Ttl>("CACHE.TTL k"), Ok(Reply::Ints(smallvec![-2, -2])));
+    }
+}

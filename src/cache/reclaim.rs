@@ -1,0 +1,117 @@
+//! Removing what was invalidated: within a command up to `invalidate-sync-keys`, the rest later, slice by slice. And the
+//! slow check that nothing is known here that the keyspace does not have.
+
+use super::tag_index::TagIndex;
+use crate::server::Server;
+
+/// How many keys one UNLINK takes.
+pub(super) const BATCH: usize = 512;
+
+/// Where the check for ghosts goes on.
+#[derive(Debug, Default)]
+pub(super) struct GhostWalk {
+    db: usize,
+    cursor: u64,
+}
+
+/// Removes up to `max_keys` invalidated keys, in the database that has some, which is selected. Whether it is worth to go
+/// on: `false` if nothing is left, or if nothing could be removed. Only for a primary that may write.
+pub fn reclaim<S: Server>(server: &mut S, max_keys: usize) -> bool {
+    if let Some((db, key)) = server.state().cache.doomed.pop() {
+        server.select(db);
+        server.unlink(&[&key]);
+        return server.state().cache.has_retired();
+    }
+    let oldest = |(&db, database): (&usize, &super::state::Database)| Some((db, database.tags.oldest_retirement()?));
+    let Some((db, retirement)) = server.state().cache.databases.iter().find_map(oldest) else { return false };
+    server.select(db);
+    let mut done: usize = 0;
+    while done < max_keys {
+        let keys = listed(server, db, retirement, max_keys.saturating_sub(done));
+        let before = left_of(server, db, retirement);
+        let removed = remove(server, db, &keys);
+        let counters = &mut server.state().cache.counters;
+        counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);
+        if left_of(server, db, retirement) >= before {
+            break;
+        }
+        done = done.saturating_add(keys.len());
+    }
+    done > 0 && server.state().cache.has_retired()
+}
+
+/// How many keys of a retirement are still to be removed.
+pub(super) fn left_of<S: Server>(server: &mut S, db: usize, retirement: u64) -> usize {
+    server.state().cache.databases.get(&db).map_or(0, |database| database.tags.left_of(retirement))
+}
+
+/// Names of keys that a retirement took, one batch or `max`.
+pub(super) fn listed<S: Server>(server: &mut S, db: usize, retirement: u64, max: usize) -> Vec<Box<[u8]>> {
+    let mut keys = Vec::new();
+    if let Some(database) = server.state().cache.databases.get(&db) {
+        database.tags.retired_keys(retirement, max.min(BATCH), &mut keys);
+    }
+    keys
+}
+
+/// Unlinks keys and sees to it that they are forgotten. How many were there.
+pub(super) fn remove<S: Server>(server: &mut S, db: usize, keys: &[Box<[u8]>]) -> usize {
+    if keys.is_empty() {
+        return 0;
+    }
+    let names: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+    let removed = server.unlink(&names);
+    for key in names {
+        forget_if_gone(server, db, key);
+    }
+    removed
+}
+
+/// Looks whether up to `budget` keys with tags exist, and forgets those that do not: on Redis 7.0 the keys of a slot that
+/// another node took over vanish without an event. Only for a primary, where a key that has expired is removed on sight.
+pub fn check_ghosts<S: Server>(server: &mut S, budget: usize) {
+    let cache = &mut server.state().cache;
+    let GhostWalk { db, cursor } = cache.ghost_walk;
+    let Some((&db, database)) = cache.databases.range(db..).next() else {
+        cache.ghost_walk = GhostWalk::default();
+        return;
+    };
+    let (next, keys) = database.tags.sample(cursor, budget);
+    let keys: Vec<Box<[u8]>> = keys.into_iter().map(Box::from).collect();
+    cache.ghost_walk = GhostWalk { db: if next == 0 { db.saturating_add(1) } else { db }, cursor: next };
+    server.select(db);
+    for key in &keys {
+        forget_if_gone(server, db, key);
+    }
+}
+
+/// A key that is still known here was either not removed, and stays, or is a ghost.
+fn forget_if_gone<S: Server>(server: &mut S, db: usize, key: &[u8]) {
+    let known = |server: &mut S| server.state().cache.databases.get(&db).is_some_and(|d| d.tags.knows(key));
+    if !known(server) || server.exists(key) {
+        return;
+    }
+    let cache = &mut server.state().cache;
+    let forgotten = cache.databases.get_mut(&db).is_some_and(|database| database.tags.remove(key));
+    cache.counters.ghosts = cache.counters.ghosts.saturating_add(u64::from(forgotten));
+}
+
+impl TagIndex {
+    /// Has the key any tags, retired ones included?
+    fn knows(&self, key: &[u8]) -> bool {
+        self.find(self.hash(key), key).is_some()
+    }
+
+    /// Was the key invalidated before this retirement already?
+    pub(super) fn is_retired_before(&self, key: &[u8], retirement: u64) -> bool {
+        let id = self.find(self.hash(key), key);
+        id.into_iter().flat_map(|id| self.memberships(id)).any(|membership| {
+            let of = self.tags.cohort(membership.cohort).map_or(0, |cohort| cohort.retirement);
+            (1..retirement).contains(&of)
+        })
+    }
+
+    fn left_of(&self, retirement: u64) -> usize {
+        self.tags.retired_cohort(retirement).map_or(0, |cohort| cohort.len())
+    }
+}

@@ -1,0 +1,103 @@
+//! The write itself: decide, store, remember, replicate. All CACHE writes end here.
+
+use smallvec::{SmallVec, smallvec};
+
+use super::write_options::{Condition, Expires, WriteOptions};
+use crate::args::Arg;
+use crate::clock::UnixMs;
+use crate::error::Error;
+use crate::server::{Server, Word};
+
+/// Writes one key if NX, XX and VERSION allow. Whether it did. An error changes nothing.
+pub(super) fn set<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    value: Arg<'_>,
+    options: &WriteOptions<'_>,
+    command: &'static str,
+) -> Result<bool, Error> {
+    let expires = options.expires(server.now().to_ms(), command)?;
+    if !allowed(server, key, options) {
+        return Ok(false);
+    }
+    let expiry = store(server, key, value, expires, options)?;
+    if options.is_absolute() {
+        server.replicate_verbatim();
+    } else {
+        replicate(server, key, value, expiry, options);
+    }
+    Ok(true)
+}
+
+/// Stores the value and what the options say of it, and answers the expiry that was drawn. The caller replicates it.
+///
+/// `IndexFull` (4 billion tagged keys) is found only here, after the value was stored, since to ask beforehand would cost
+/// every write. The key is removed then: no tag could reach it, and a miss is always right.
+pub(super) fn store<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    value: Arg<'_>,
+    expires: Option<Expires>,
+    options: &WriteOptions<'_>,
+) -> Result<Option<UnixMs>, Error> {
+    let expiry = expires.map(|expires| expires.draw(|most| server.random(most)));
+    // First the value: it is here that an old value is found to have expired, which takes its tags with it.
+    server.set_string(key, value, expiry);
+    let now = match options.version {
+        Some(_) if !server.replayed() => Some(server.now().to_ms()),
+        _ => None,
+    };
+    let tags: SmallVec<[&[u8]; 8]> = options.tags.iter().map(|tag| tag.bytes).collect();
+    let db = server.db();
+    let state = server.state();
+    if let Err(error) = state.cache.stored(&state.config, (db, key.bytes), &tags, options.version, now) {
+        server.unlink(&[key.bytes]);
+        return Err(error);
+    }
+    Ok(expiry)
+}
+
+/// The effect as one absolute CACHE.SET.
+pub(super) fn replicate<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    value: Arg<'_>,
+    expiry: Option<UnixMs>,
+    options: &WriteOptions<'_>,
+) {
+    let mut words: SmallVec<[Word<'_>; 12]> = smallvec![Word::Arg(key), Word::Arg(value)];
+    if let Some(UnixMs(at)) = expiry {
+        words.extend([Word::Text("PXAT"), Word::Int(at)]);
+    }
+    if !options.tags.is_empty() {
+        words.extend([Word::Text("TAGS"), Word::Int(i64::try_from(options.tags.len()).unwrap_or(i64::MAX))]);
+        words.extend(options.tags.iter().copied().map(Word::Arg));
+    }
+    if let Some(version) = options.version {
+        words.extend([Word::Text("VERSION"), Word::Int(i64::try_from(version).unwrap_or(i64::MAX))]);
+    }
+    server.replicate("CACHE.SET", &words);
+}
+
+/// Are NX, XX and VERSION met? What comes from the primary or the AOF was decided there.
+fn allowed<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> bool {
+    if (options.condition.is_none() && options.version.is_none()) || server.replayed() {
+        return true;
+    }
+    let db = server.db();
+    let met = match options.condition {
+        None => true,
+        Some(condition) => {
+            let present = server.exists(key.bytes) && !server.state().cache.is_retired(db, key.bytes);
+            present == (condition == Condition::Present)
+        }
+    };
+    let newer = |server: &mut S| match options.version {
+        None => true,
+        Some(version) => {
+            let now = server.now().to_ms();
+            server.state().cache.version_seen(db, key.bytes, now).is_none_or(|seen| version > seen)
+        }
+    };
+    met && newer(server)
+}
