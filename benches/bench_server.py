@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import servers
-from wire import Connection
+from raw_client import Connection
 
 # Background work would blur a figure: a slow cron, no saving, no rewriting of the AOF.
 CONFIG = ["hz 1", "dynamic-hz no", "auto-aof-rewrite-percentage 0"]

@@ -14,7 +14,7 @@ from statistics import median
 
 from bench_server import CountedServer
 from figures import Figure
-from wire import Connection, encode
+from raw_client import Connection, encode
 
 RECIPES = Path(__file__).parent / "recipes"
 VALUE = b"v" * 100

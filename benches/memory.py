@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from bench_server import BenchServer
 from figures import Figure
 from instructions import MINUTE_US, RECIPES, TTL, VALUE, key, set_ex
-from wire import Connection, encode
+from raw_client import Connection, encode
 
 
 def entry_bytes(flavour: str, entries: int) -> Iterator[Figure]:

@@ -11,7 +11,7 @@ import redis
 from bench_server import BenchServer
 from figures import Figure
 from instructions import RECIPES, TTL, VALUE, key, set_ex
-from wire import DEPTH, Connection, encode
+from raw_client import DEPTH, Connection, encode
 
 GIANT = b"giant"
 PING_PAUSE = 0.0003
