@@ -409,6 +409,24 @@ proptest! {
     }
 }
 
+/// The case where whole ticks are not enough: the older request came at the end of its tick, the newer one at the beginning of
+/// its own, and the clock goes back to the end of a third. Moved by whole ticks, the older one would leave one tick early.
+#[test]
+fn a_clock_set_back_takes_no_part_of_a_tick_from_older_requests() {
+    let ms = 256_000;
+    let tick = Window::from_ms(ms).unwrap().tick_us();
+    let mut server = FakeServer::new();
+    for now in [11 * tick - 1, 20 * tick] {
+        server.now = UnixUs(now);
+        assert!(check(&mut server, "k", 2, ms, 1).allowed);
+    }
+    server.now = UnixUs(6 * tick - 1);
+    let since_older_ms = (9 * tick + 1) / 1000;
+    let wait = check(&mut server, "k", 2, ms, 1).retry_after_ms;
+    assert!(since_older_ms + wait >= ms, "{wait}");
+    assert!(since_older_ms + wait <= ms + tick / 1000, "{wait}");
+}
+
 /// A thousand a minute, evenly: what most limiters of that size look like when they are full.
 #[test]
 fn a_limiter_of_1000_per_minute_takes_less_than_400_bytes() {
