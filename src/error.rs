@@ -24,6 +24,7 @@ pub enum Error {
     Percent,
     InvalidCursor,
     OwnerLength,
+    NoTokenLeft,
     TooManyLimits,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
@@ -55,6 +56,7 @@ impl fmt::Display for Error {
             Error::Percent => f.write_str("ERR JITTER percentage must be an integer from 0 to 100"),
             Error::InvalidCursor => f.write_str("ERR invalid cursor"),
             Error::OwnerLength => f.write_str("ERR owner must be 1 to 1024 bytes"),
+            Error::NoTokenLeft => f.write_str("ERR no fencing token is left below 9007199254740992"),
             Error::TooManyLimits => f.write_str("ERR a key can hold at most 16 limits of different windows"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }

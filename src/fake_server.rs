@@ -7,6 +7,7 @@ use crate::args::{Arg, Args};
 use crate::clock::{UnixMs, UnixUs};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::lock::Lock;
 use crate::native::NativeValue;
 use crate::reply::Reply;
 use crate::server::{Expiry, Permission, Server, StringValue, Word};
@@ -78,10 +79,7 @@ impl FakeServer {
 
     /// A plain SET.
     pub fn put_string(&mut self, key: &str, value: &str) {
-        self.keys.insert(
-            (self.db, key.as_bytes().to_vec()),
-            Entry { value: Value::String(value.as_bytes().to_vec()), expiry: None },
-        );
+        self.put((self.db, key.as_bytes().to_vec()), Value::String(value.as_bytes().to_vec()), None);
         self.event(KeyEvent::Written, key.as_bytes());
     }
 
@@ -94,16 +92,55 @@ impl FakeServer {
         let id = (self.db, key.to_vec());
         let due = self.keys.get(&id).and_then(|e| e.expiry).is_some_and(|at| at <= self.now.to_ms());
         if due && !self.replayed {
-            self.keys.remove(&id);
+            self.take(&id);
             self.event(KeyEvent::Expired, key);
         }
     }
 
     /// A key event in the selected database, as the host would pass it on.
     pub fn event(&mut self, event: KeyEvent, key: &[u8]) {
-        if self.state.key_event(event, self.db, key, self.now.to_ms(), self.replayed) == Aftermath::Forget {
-            self.replicate("KEYWARD.APPLY", &[Word::Text("FORGET"), Word::Bytes(key)]);
+        let after = self.state.key_event(event, self.db, key, self.now.to_ms(), self.replayed);
+        if let Aftermath::Forget { token } = after {
+            crate::lock::effects::propagate_forget(self, key, token);
         }
+    }
+
+    /// Takes a key away and tells its value so; which event follows is the caller's to say.
+    pub fn take(&mut self, id: &(usize, Vec<u8>)) -> Option<Entry> {
+        let mut entry = self.keys.remove(id)?;
+        if let Value::Native(value) = &mut entry.value
+            && let Some(lock) = value.downcast_mut::<Lock>()
+        {
+            lock.unlinked(id.0, &id.1, &mut self.state);
+        }
+        Some(entry)
+    }
+
+    /// Puts a value in place of whatever is there.
+    pub fn put(&mut self, id: (usize, Vec<u8>), value: Value, expiry: Option<UnixMs>) {
+        self.take(&id);
+        self.keys.insert(id, Entry { value, expiry });
+    }
+
+    /// Evicts a key of the selected database.
+    pub fn evict(&mut self, key: &str) {
+        if self.take(&(self.db, key.as_bytes().to_vec())).is_some() {
+            self.replicate("DEL", &[Word::Bytes(key.as_bytes())]);
+            self.event(KeyEvent::Evicted, key.as_bytes());
+        }
+    }
+
+    /// Takes a key's expiry away, as PERSIST does.
+    pub fn persist(&mut self, key: &str) {
+        self.set_expiry(Arg::named(key.as_bytes()), None);
+    }
+
+    pub fn holds(&self, key: &str) -> bool {
+        self.keys.contains_key(&(self.db, key.as_bytes().to_vec()))
+    }
+
+    pub fn key_expiry(&self, key: &str) -> Option<UnixMs> {
+        self.keys.get(&(self.db, key.as_bytes().to_vec()))?.expiry
     }
 
     fn id(&self, key: Arg<'_>) -> (usize, Vec<u8>) {
@@ -175,7 +212,7 @@ impl Server for FakeServer {
 
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
         self.expire_if_due(key.bytes);
-        self.keys.insert(self.id(key), Entry { value: Value::String(value.bytes.to_vec()), expiry });
+        self.put(self.id(key), Value::String(value.bytes.to_vec()), expiry);
         self.event(KeyEvent::Written, key.bytes);
     }
 
@@ -183,7 +220,7 @@ impl Server for FakeServer {
         let mut unlinked: Vec<Vec<u8>> = vec![b"UNLINK".to_vec()];
         for key in keys {
             self.expire_if_due(key);
-            if self.keys.remove(&(self.db, key.to_vec())).is_some() {
+            if self.take(&(self.db, key.to_vec())).is_some() {
                 unlinked.push(key.to_vec());
                 self.event(KeyEvent::Deleted, key);
             }
@@ -206,7 +243,7 @@ impl Server for FakeServer {
     }
 
     fn put_native<T: NativeValue>(&mut self, key: Arg<'_>, value: T, expiry: Option<UnixMs>) {
-        self.keys.insert(self.id(key), Entry { value: Value::Native(Box::new(value)), expiry });
+        self.put(self.id(key), Value::Native(Box::new(value)), expiry);
     }
 
     fn changed(&mut self, _key: Arg<'_>) {}
@@ -219,7 +256,7 @@ impl Server for FakeServer {
     }
 
     fn delete(&mut self, key: Arg<'_>) -> bool {
-        let was_there = self.keys.remove(&self.id(key)).is_some();
+        let was_there = self.take(&self.id(key)).is_some();
         if was_there {
             self.event(KeyEvent::Deleted, key.bytes);
         }

@@ -7,7 +7,7 @@ pub trait NativeValue: Sized + 'static {
     /// Exactly nine characters, as the RDB format wants.
     const TYPE_NAME: &'static str;
 
-    /// The value for a dump. May look at module memory, since a lock's key is only a handle.
+    /// The value for a dump.
     fn encode(&self, state: &State) -> Vec<u8>;
 
     /// A value from a dump, `None` when the bytes are not such a value: they may come from anybody (RESTORE).
@@ -19,7 +19,7 @@ pub trait NativeValue: Sized + 'static {
 
     /// The value leaves the name it had: by deletion, overwriting, expiry, eviction, RENAME, MOVE or RESTORE REPLACE (not by
     /// FLUSH or SWAPDB). Comes before the key event that tells why; an overwritten value gets no event at all.
-    fn unlinked(&self, _state: &mut State) {}
+    fn unlinked(&mut self, _db: usize, _key: &[u8], _state: &mut State) {}
 
     /// A copy for COPY.
     fn copied(&self, state: &State) -> Option<Self> {

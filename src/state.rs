@@ -33,8 +33,8 @@ pub enum KeyEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aftermath {
     Nothing,
-    /// A held lock was really deleted: replicas, which cannot tell that from an eviction, must be told.
-    Forget,
+    /// A lock is really gone: replicas, which cannot tell that from an eviction, must be told.
+    Forget { token: i64 },
     /// A held lock was evicted: its key comes back from a timer.
     PutBackSoon,
 }
@@ -92,7 +92,6 @@ impl State {
     /// Bounded upkeep, some times a second: drops what has run out.
     pub fn sweep(&mut self, now: UnixMs, budget: usize) {
         self.cache.sweep(&self.config, now, budget);
-        self.lock.sweep(now, budget);
     }
 
     /// What an RDB file carries besides keys: records of a kind and bytes.

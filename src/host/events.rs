@@ -12,7 +12,7 @@ use super::shell::guarded;
 use super::strings::bytes;
 use super::timer;
 use crate::args::Arg;
-use crate::lock::Handle;
+use crate::lock::Lock;
 use crate::server::Server;
 use crate::state::{Aftermath, KeyEvent};
 
@@ -111,7 +111,9 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     let replayed = Running::new(ctx, &[], false).replayed() || host().replica;
     match state().key_event(event, db(ctx), key, now().to_ms(), replayed) {
         Aftermath::Nothing => {}
-        Aftermath::Forget => crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key),
+        Aftermath::Forget { token } => {
+            crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);
+        }
         Aftermath::PutBackSoon => timer::put_back_soon(ctx),
     }
 }
@@ -122,22 +124,16 @@ fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     link(ctx, key);
 }
 
-/// If the key holds a lock's handle, its record is registered under this name. Only looked at when a value of ours is on
-/// its way: opening every key of a large file would double the time to load it.
+/// If the key holds a lock, the locks' memory learns of it. Only looked at when a value of ours is on its way: opening every key of a large file would double the time to load it.
 fn link(ctx: Ctx, key: &[u8]) {
     if !std::mem::take(&mut host().native_arrival) {
         return;
     }
     let mut running = Running::new(ctx, &[], false);
     let db = running.db();
-    let handle: Option<*mut Handle> = match running.native::<Handle>(Arg::named(key)) {
-        Ok(Some(handle)) => Some(handle),
-        _ => None,
-    };
-    if let Some(handle) = handle {
-        // SAFETY: the handle lives in the keyspace, apart from the module's memory, and the key is open until `running`
-        // goes; `linked` calls nothing of the server.
-        state().lock.linked(db, key, unsafe { &mut *handle });
+    // The lock lives in the keyspace, apart from the module's memory; `linked` calls nothing of the server.
+    if let Ok(Some(lock)) = running.native::<Lock>(Arg::named(key)) {
+        state().lock.linked(db, key, lock);
     }
 }
 

@@ -9,6 +9,7 @@ use redis_module::raw;
 use super::api::{Ctx, Str, call};
 use super::main_thread::{host, state};
 use super::shell::guarded;
+use super::strings::bytes;
 use crate::native::NativeValue;
 
 /// The version of all encodings; a file with another one is refused.
@@ -21,7 +22,7 @@ struct Slot {
 }
 
 static SLOTS: [Slot; 2] = [
-    Slot { name: crate::lock::Handle::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
+    Slot { name: crate::lock::Lock::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
     Slot { name: crate::ratelimit::limiter::Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
 ];
 
@@ -31,7 +32,7 @@ fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
 
 /// Registers both types. False if the server refuses one.
 pub(super) fn register_all(ctx: Ctx) -> bool {
-    register::<crate::lock::Handle>(ctx) && register::<crate::ratelimit::limiter::Limiter>(ctx)
+    register::<crate::lock::Lock>(ctx) && register::<crate::ratelimit::limiter::Limiter>(ctx)
 }
 
 fn register<T: NativeValue>(ctx: Ctx) -> bool {
@@ -223,9 +224,18 @@ unsafe extern "C" fn defrag<T: NativeValue>(
 }
 
 /// The value leaves the name it had; which event follows tells why.
-unsafe extern "C" fn unlink2<T: NativeValue>(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
-    // SAFETY: a live value of this type.
-    guarded("unlink", || unsafe { borrow::<T>(value) }.unlinked(state()));
+unsafe extern "C" fn unlink2<T: NativeValue>(of: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
+    guarded("unlink", || {
+        // SAFETY: the context of this callback; the server's string lives through it.
+        let (db, key) = unsafe {
+            let key = call!(RedisModule_GetKeyNameFromOptCtx, of);
+            (call!(RedisModule_GetDbIdFromOptCtx, of), bytes(key.cast_mut()))
+        };
+        // SAFETY: a live value of this type, a box of ours that nobody else looks at now: the server calls this on the
+        // main thread, before it hands the value to whoever frees it.
+        let value = unsafe { &mut *value.cast_mut().cast::<T>() };
+        value.unlinked(usize::try_from(db).unwrap_or(0), key, state());
+    });
     host().native_arrival = true;
 }
 

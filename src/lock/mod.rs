@@ -1,7 +1,18 @@
-//! LOCK.*
+//! LOCK.*: locks with a lease and a fencing token.
+//!
+//! A lock is a key with a value of the type `kw-lock-1`. `record` decides who holds what until when, `fencing` makes the tokens,
+//! `keyspace` brings both to the server, and `state` follows what happens to the keys behind the module's back.
 
 pub mod commands;
 pub mod effects;
+mod fencing;
+mod keyspace;
+mod lease;
+mod limbo;
+mod record;
 mod state;
+mod value;
 
+pub use keyspace::put_back;
 pub use state::State;
+pub use value::Lock;

@@ -1,33 +1,287 @@
-//! The lock family's memory.
+//! The lock family's memory: the fencing tokens, the records that are without a key, and counters. A lock whose key is there
+//! is not in it (see [`Lock`]).
+//!
+//! How a record leaves its key. The value tells first (`unlinked`), then, before anything else is unlinked, an event tells why
+//! (`key_event` for DEL, expiry and eviction, `linked` for RENAME and MOVE). When no event comes the value was overwritten, and
+//! the record goes with the next thing that happens. Primary and replica see these in the same order, so they agree. One
+//! thing they cannot tell: a lock overwritten by a plain write whose key is then evicted as the very next event looks like
+//! an evicted lock, and lives to the end of its lease.
+//!
+//! A replica sees one DEL for a deletion, an expiry and an eviction. It keeps the record until the primary puts the key back
+//! or says FORGET. The primary says so whenever it drops a record after a removal, so a replica drops none by a clock of its
+//! own.
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMs;
+use crate::lock::fencing::{Fencing, TOKEN_END};
+use crate::lock::limbo::{Limbo, Name};
+use crate::lock::record::Record;
+use crate::lock::value::Lock;
 use crate::state::{Aftermath, KeyEvent};
 
 #[derive(Debug, Default)]
-pub struct State {}
+pub struct State {
+    pub fencing: Fencing,
+    limbo: Limbo,
+    /// The value that left its name last, while it is open why.
+    unlinked: Option<Unlinked>,
+    tickets: u64,
+    /// By database: what is in the keyspace.
+    tallies: HashMap<usize, Tally>,
+    put_backs: u64,
+    forgotten: u64,
+}
+
+#[derive(Debug)]
+struct Unlinked {
+    ticket: u64,
+    name: Name,
+    record: Record,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    locks: usize,
+    owner_bytes: usize,
+}
+
+/// A record in limbo, in an RDB file.
+#[derive(Serialize, Deserialize)]
+struct SavedLimbo<'a> {
+    db: usize,
+    key: &'a [u8],
+    record: &'a [u8],
+}
+
+/// Is the key gone after this event?
+fn removes(event: KeyEvent) -> bool {
+    matches!(event, KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted)
+}
+
+/// The kinds of records in an RDB file.
+const RESERVE: u64 = 1;
+const LIMBO: u64 = 2;
 
 impl State {
-    pub fn flushed(&mut self, _db: Option<usize>) {}
-
-    pub fn swapped(&mut self, _a: usize, _b: usize) {}
-
-    pub fn key_event(&mut self, _: KeyEvent, _db: usize, _key: &[u8], _now: UnixMs, _replayed: bool) -> Aftermath {
-        Aftermath::Nothing
+    /// A value leaves its name; its record is kept until it is known why. Values whose record was taken out before, by our
+    /// own commands, are of no interest.
+    pub fn unlinked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
+        let ticket = self.tickets.wrapping_add(1);
+        if let Some(record) = lock.unlink(ticket) {
+            self.tickets = ticket;
+            self.left(db, record.owner().len());
+            self.unlinked = Some(Unlinked { ticket, name: Name { db, key: key.into() }, record });
+        }
     }
 
-    pub fn loaded(&mut self) {}
+    /// A value has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
+    pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
+        self.limbo.take(db, key);
+        if let Some(unlinked) = self.unlinked.take()
+            && *lock == (Lock::Unlinked { ticket: unlinked.ticket })
+        {
+            *lock = Lock::Held(unlinked.record);
+        }
+        if let Some(record) = lock.record() {
+            self.fencing.saw(record.standing().token);
+            self.arrived(db, record.owner().len());
+        }
+    }
 
-    pub fn promoted(&mut self) {}
+    /// The key changed. `replayed`: by the primary or the AOF, so that a deletion may be an eviction there.
+    pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
+        if self.unlinked.is_none() && self.limbo.is_empty() {
+            return Aftermath::Nothing;
+        }
+        // Plain writes are not reported everywhere. Only the primary looks at them, and it tells what it makes of them.
+        let written = event == KeyEvent::Written;
+        if written && replayed {
+            return Aftermath::Nothing;
+        }
+        match self.unlinked.take_if(|unlinked| unlinked.name.is(db, key)) {
+            Some(unlinked) => self.removed(event, unlinked, now, replayed),
+            None => {
+                self.unlinked.take_if(|_| !written);
+                self.shadowed(event, db, key, replayed)
+            }
+        }
+    }
 
-    pub fn sweep(&mut self, _now: UnixMs, _budget: usize) {}
+    /// The value that was unlinked last is gone from its name, by `event`.
+    fn removed(&mut self, event: KeyEvent, unlinked: Unlinked, now: UnixMs, replayed: bool) -> Aftermath {
+        let Unlinked { name, record, .. } = unlinked;
+        if removes(event) && replayed {
+            self.limbo.insert(name, record);
+            Aftermath::Nothing
+        } else if event == KeyEvent::Evicted && record.held(Some(now)) {
+            self.limbo.insert(name, record);
+            Aftermath::PutBackSoon
+        } else {
+            self.dropped(event, &record)
+        }
+    }
 
-    pub fn save(&self, _emit: &mut dyn FnMut(u64, &[u8])) {}
+    /// Something happened to a key that is not a lock's. If a lock in limbo has that name, it was overwritten meanwhile.
+    fn shadowed(&mut self, event: KeyEvent, db: usize, key: &[u8], replayed: bool) -> Aftermath {
+        if removes(event) && replayed {
+            // The primary says FORGET if it means this lock.
+            return Aftermath::Nothing;
+        }
+        match self.limbo.take(db, key) {
+            Some(record) => self.dropped(event, &record),
+            None => Aftermath::Nothing,
+        }
+    }
 
-    pub fn load(&mut self, _kind: u64, _bytes: &[u8]) -> Option<()> {
+    /// Replicas see for themselves when COPY or RESTORE put another value in place of the lock; the rest they are told.
+    fn dropped(&mut self, event: KeyEvent, record: &Record) -> Aftermath {
+        if matches!(event, KeyEvent::Replaced | KeyEvent::Loaded) {
+            return Aftermath::Nothing;
+        }
+        self.count_forgotten();
+        Aftermath::Forget { token: record.standing().token }
+    }
+
+    /// The lock of this name that is held although its key is gone.
+    pub fn in_limbo(&self, db: usize, key: &[u8]) -> Option<&Record> {
+        self.limbo.get(db, key)
+    }
+
+    pub fn take_from_limbo(&mut self, db: usize, key: &[u8]) -> Option<Record> {
+        self.limbo.take(db, key)
+    }
+
+    /// Drops the record of this name and token, if it is without a key.
+    pub fn drop_keyless(&mut self, db: usize, key: &[u8], token: i64) {
+        self.unlinked.take_if(|lost| lost.name.is(db, key) && lost.record.standing().token == token);
+        if self.limbo.get(db, key).is_some_and(|record| record.standing().token == token) {
+            self.limbo.take(db, key);
+        }
+    }
+
+    pub fn names_in_limbo(&self, max: usize) -> Vec<Name> {
+        self.limbo.names(max)
+    }
+
+    /// One database (`Some`) or all of them are empty now. Tokens go on growing.
+    pub fn flushed(&mut self, db: Option<usize>) {
+        let Some(db) = db else {
+            self.unlinked = None;
+            self.limbo = Limbo::default();
+            self.tallies.clear();
+            return;
+        };
+        self.unlinked.take_if(|unlinked| unlinked.name.db == db);
+        self.limbo.flush(db);
+        self.tallies.remove(&db);
+    }
+
+    pub fn swapped(&mut self, a: usize, b: usize) {
+        if let Some(unlinked) = &mut self.unlinked {
+            unlinked.name.swap(a, b);
+        }
+        self.limbo.swap(a, b);
+        let (from_a, from_b) = (self.tallies.remove(&a), self.tallies.remove(&b));
+        self.tallies.extend(from_a.map(|tally| (b, tally)));
+        self.tallies.extend(from_b.map(|tally| (a, tally)));
+    }
+
+    /// This server grants tokens from now on, or may soon: after a load.
+    pub fn loaded(&mut self) {
+        self.fencing.resume();
+    }
+
+    pub fn promoted(&mut self) {
+        self.fencing.resume();
+    }
+
+    /// What an RDB file carries: the fencing reserve once a token was granted, and what is in limbo.
+    pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
+        if self.fencing.saved() > 0 {
+            emit(RESERVE, &self.fencing.saved().to_le_bytes());
+        }
+        for (name, record) in self.limbo.iter() {
+            let saved = SavedLimbo { db: name.db, key: &name.key, record: &record.encode(Vec::new()) };
+            if let Ok(bytes) = postcard::to_extend(&saved, Vec::new()) {
+                emit(LIMBO, &bytes);
+            }
+        }
+    }
+
+    /// Takes in one record of a file. `None`: the bytes are no such record. Unknown kinds are skipped.
+    pub fn load(&mut self, kind: u64, bytes: &[u8]) -> Option<()> {
+        match kind {
+            RESERVE => {
+                let reserve = i64::from_le_bytes(bytes.try_into().ok()?);
+                if !(0..TOKEN_END).contains(&reserve) {
+                    return None;
+                }
+                self.fencing.raise_reserve(reserve);
+            }
+            LIMBO => {
+                let (saved, rest) = postcard::take_from_bytes::<SavedLimbo<'_>>(bytes).ok()?;
+                let record = Record::decode(saved.record)?;
+                if !rest.is_empty() {
+                    return None;
+                }
+                self.fencing.saw(record.standing().token);
+                self.limbo.insert(Name { db: saved.db, key: saved.key.into() }, record);
+            }
+            _ => {}
+        }
         Some(())
     }
 
+    /// A record has come into the keyspace; `owner_len`: the length of its owner's name.
+    pub fn arrived(&mut self, db: usize, owner_len: usize) {
+        let tally = self.tallies.entry(db).or_default();
+        tally.locks = tally.locks.saturating_add(1);
+        tally.owner_bytes = tally.owner_bytes.saturating_add(owner_len);
+    }
+
+    /// A record has gone from the keyspace.
+    pub fn left(&mut self, db: usize, owner_len: usize) {
+        let tally = self.tallies.entry(db).or_default();
+        tally.locks = tally.locks.saturating_sub(1);
+        tally.owner_bytes = tally.owner_bytes.saturating_sub(owner_len);
+    }
+
+    pub fn count_put_back(&mut self) {
+        self.put_backs = self.put_backs.saturating_add(1);
+    }
+
+    pub fn count_forgotten(&mut self) {
+        self.forgotten = self.forgotten.saturating_add(1);
+    }
+
+    /// Evicted locks whose key was put back.
+    pub fn put_backs(&self) -> u64 {
+        self.put_backs
+    }
+
+    /// Locks dropped on the primary because their key was deleted, expired or overwritten.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Locks in the keyspace and in limbo; expired ones count until their key goes.
+    pub fn locks(&self) -> usize {
+        self.tallies.values().map(|tally| tally.locks).sum::<usize>().saturating_add(self.limbo.len())
+    }
+
+    /// Locks that are held although their key was evicted, and wait to be put back.
     pub fn limbo_len(&self) -> usize {
-        0
+        self.limbo.len()
+    }
+
+    /// Bytes of all records with their owners' names, without the server's own part of the keys.
+    pub fn bytes(&self) -> usize {
+        let in_keys = self.tallies.values().map(|tally| {
+            let values = tally.locks.saturating_mul(size_of::<Lock>());
+            values.saturating_add(tally.owner_bytes)
+        });
+        in_keys.sum::<usize>().saturating_add(self.limbo.bytes())
     }
 }

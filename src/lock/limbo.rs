@@ -1,0 +1,107 @@
+//! Locks that are held although their key is gone: it was evicted, and is to be put back.
+
+use hashbrown::{Equivalent, HashMap};
+
+use crate::lock::record::Record;
+
+/// A key by database and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    pub db: usize,
+    pub key: Box<[u8]>,
+}
+
+/// The same, borrowed. Derives the same hash, since a boxed slice hashes as a slice.
+#[derive(Hash)]
+struct NameRef<'a> {
+    db: usize,
+    key: &'a [u8],
+}
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.db == name.db && *self.key == *name.key
+    }
+}
+
+impl Name {
+    pub fn is(&self, db: usize, key: &[u8]) -> bool {
+        NameRef { db, key }.equivalent(self)
+    }
+
+    pub fn swap(&mut self, a: usize, b: usize) {
+        self.db = match self.db {
+            db if db == a => b,
+            db if db == b => a,
+            db => db,
+        };
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Limbo {
+    records: HashMap<Name, Record>,
+    bytes: usize,
+}
+
+/// Bytes of an entry, without the free slots of the table.
+fn entry_bytes(name: &Name, record: &Record) -> usize {
+    let fixed = size_of::<Name>().saturating_add(size_of::<Record>());
+    fixed.saturating_add(name.key.len()).saturating_add(record.owner().len())
+}
+
+impl Limbo {
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub fn get(&self, db: usize, key: &[u8]) -> Option<&Record> {
+        self.records.get(&NameRef { db, key })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn insert(&mut self, name: Name, record: Record) {
+        self.take(name.db, &name.key);
+        self.bytes = self.bytes.saturating_add(entry_bytes(&name, &record));
+        self.records.insert(name, record);
+    }
+
+    pub fn take(&mut self, db: usize, key: &[u8]) -> Option<Record> {
+        let (name, record) = self.records.remove_entry(&NameRef { db, key })?;
+        self.bytes = self.bytes.saturating_sub(entry_bytes(&name, &record));
+        if self.records.is_empty() {
+            // A storm of evictions must not leave its memory behind.
+            *self = Limbo::default();
+        }
+        Some(record)
+    }
+
+    /// Some of the names, at most `max`.
+    pub fn names(&self, max: usize) -> Vec<Name> {
+        self.records.keys().take(max).cloned().collect()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Record)> {
+        self.records.iter()
+    }
+
+    pub fn flush(&mut self, db: usize) {
+        self.records.retain(|name, _| name.db != db);
+        self.bytes = self.records.iter().map(|(name, record)| entry_bytes(name, record)).sum();
+    }
+
+    pub fn swap(&mut self, a: usize, b: usize) {
+        let swapped = |(mut name, record): (Name, Record)| {
+            name.swap(a, b);
+            (name, record)
+        };
+        self.records = std::mem::take(&mut self.records).into_iter().map(swapped).collect();
+    }
+}
