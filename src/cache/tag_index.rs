@@ -87,7 +87,7 @@ impl TagIndex {
         self.tags.current_cohorts()
     }
 
-    /// Bytes of memory held, without the allocator's own overhead. O(keys / 800).
+    /// Bytes of memory held, without the allocator's own overhead. O(keys / 400).
     pub fn memory(&self) -> usize {
         let unconfirmed = self.unconfirmed.as_ref().map_or(0, |loading| loading.memory());
         size_of::<TagIndex>() + self.keys.memory() + self.records.memory() + self.tags.memory() + unconfirmed
@@ -112,7 +112,7 @@ impl TagIndex {
             return Ok(());
         }
         let old = self.memberships_of(id);
-        self.plan_and_replace(key, hash, id, |index, plan| {
+        self.plan_and_replace(key, hash, id, &old, |index, plan| {
             tags.iter().try_for_each(|tag| index.plan_current(plan, &old, tag).map(|_| ()))
         })
     }
@@ -124,7 +124,7 @@ impl TagIndex {
         let id = self.find(hash, key);
         let old = self.memberships_of(id);
         let mut added = 0;
-        self.plan_and_replace(key, hash, id, |index, plan| {
+        self.plan_and_replace(key, hash, id, &old, |index, plan| {
             plan.extend_from_slice(&old);
             for tag in tags {
                 added += usize::from(index.plan_current(plan, &old, tag)?);
@@ -147,7 +147,7 @@ impl TagIndex {
             !named || self.tags.is_retired(membership.cohort)
         });
         let removed = old.len() - kept.len();
-        if removed > 0 && self.replace(key, hash, Some(id), &mut kept).is_err() {
+        if removed > 0 && self.replace(key, hash, Some(id), &old, &mut kept).is_err() {
             // The shorter record needs a slot of another size and there is none. A key that forgets its tags would
             // never be invalidated again, so it keeps them.
             return 0;
@@ -189,7 +189,7 @@ impl TagIndex {
         let hash = self.hash(key);
         let id = self.find(hash, key);
         let old = self.memberships_of(id);
-        self.plan_and_replace(key, hash, id, |index, plan| {
+        self.plan_and_replace(key, hash, id, &old, |index, plan| {
             for (tag, retired) in tags {
                 if retired {
                     let cohort = index.tags.retired_cohort_named(tag)?;
@@ -214,7 +214,7 @@ impl TagIndex {
         let hash = self.hash(key);
         let id = self.find(hash, key);
         let old = self.memberships_of(id);
-        self.plan_and_replace(key, hash, id, |index, plan| {
+        self.plan_and_replace(key, hash, id, &old, |index, plan| {
             for membership in &old {
                 let cohort = index.tags.current_cohort_beside(membership.cohort)?;
                 index.plan_cohort(plan, &old, cohort)?;
@@ -273,10 +273,11 @@ impl TagIndex {
         key: &[u8],
         hash: u64,
         id: Option<u32>,
+        old: &[Membership],
         make_plan: impl FnOnce(&mut TagIndex, &mut Memberships) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let mut plan = Memberships::new();
-        let done = make_plan(self, &mut plan).and_then(|()| self.replace(key, hash, id, &mut plan));
+        let done = make_plan(self, &mut plan).and_then(|()| self.replace(key, hash, id, old, &mut plan));
         if done.is_err() {
             for membership in plan.iter().filter(|membership| membership.position == PENDING) {
                 self.tags.drop_if_empty(membership.cohort);
@@ -285,8 +286,15 @@ impl TagIndex {
         done
     }
 
-    /// Gives the key (known as record `id`, or new) the planned memberships.
-    fn replace(&mut self, key: &[u8], hash: u64, id: Option<u32>, plan: &mut Memberships) -> Result<(), IndexError> {
+    /// Gives the key, known as record `id` with the memberships `old` or new, the planned ones.
+    fn replace(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        id: Option<u32>,
+        old: &[Membership],
+        plan: &mut Memberships,
+    ) -> Result<(), IndexError> {
         if plan.is_empty() {
             self.remove_record(key, hash);
             return Ok(());
@@ -297,9 +305,9 @@ impl TagIndex {
             _ => self.records.allocate(len)?,
         };
         // From here on nothing fails.
-        for membership in self.memberships_of(id) {
-            if !plan.contains(&membership) {
-                self.leave(membership);
+        for membership in old {
+            if !plan.contains(membership) {
+                self.leave(*membership);
             }
         }
         for membership in plan.iter_mut() {
@@ -329,8 +337,12 @@ impl TagIndex {
         let eq = |id| Record::read(records.get(id)).key == key;
         let rehash = |id| self.hasher.hash_one(Record::read(records.get(id)).key);
         let Some(id) = self.keys.remove(hash, eq, rehash) else { return false };
-        for membership in self.memberships_of(Some(id)) {
-            self.leave(membership);
+        let count = self.memberships(id).len();
+        for which in 0..count {
+            let membership = self.memberships(id).nth(which);
+            if let Some(membership) = membership {
+                self.leave(membership);
+            }
         }
         self.records.free(id);
         true

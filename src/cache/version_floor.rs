@@ -156,7 +156,7 @@ impl VersionFloors {
         self.dropped_by_cap
     }
 
-    /// Bytes of memory held, without the allocator's own overhead. O(floors / 800).
+    /// Bytes of memory held, without the allocator's own overhead. O(floors / 400).
     pub fn memory(&self) -> usize {
         size_of::<VersionFloors>() + self.keys.memory() + self.records.memory() + self.lingering.len() * TREE_ENTRY
     }
