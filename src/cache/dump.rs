@@ -96,8 +96,12 @@ impl State {
     fn load_floor<'a>(&mut self, config: &Config, bytes: &'a [u8], now: UnixMs) -> Option<&'a [u8]> {
         let (Floor { db, key, version, until }, rest) = postcard::take_from_bytes(bytes).ok()?;
         i64::try_from(version).ok()?;
+        let database = self.database(config, number(db)?);
+        if until.is_none() {
+            database.awaited.insert(key.into());
+        }
         let until = until.map_or(now.plus(config.version_floor_ms), UnixMs);
-        self.database(config, number(db)?).floors.load(key, version, until).ok()?;
+        database.floors.load(key, version, until).ok()?;
         Some(rest)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It mirrors the keyspace: whatever removes, renames or moves a key is told here at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::reclaim::GhostWalk;
 use super::retirement::Retirement;
@@ -28,6 +28,9 @@ pub struct State {
 pub(super) struct Database {
     pub tags: TagIndex,
     pub floors: VersionFloors,
+    /// While loading: keys whose floors are live again when they come. A floor that lingered beside a key, since a plain
+    /// write had brought the key back, goes on to linger.
+    pub awaited: HashSet<Box<[u8]>>,
 }
 
 /// Since the server started.
@@ -123,7 +126,7 @@ impl State {
     }
 
     /// The greatest version seen of the key.
-    pub(super) fn version_seen(&self, db: usize, key: &[u8], now: UnixMs) -> Option<u64> {
+    pub fn version_seen(&self, db: usize, key: &[u8], now: UnixMs) -> Option<u64> {
         self.databases.get(&db)?.floors.get(key, now)
     }
 
@@ -188,7 +191,9 @@ impl State {
                 Ok(())
             }
             KeyEvent::Loaded => {
-                database.floors.confirm(key);
+                if database.awaited.remove(key) {
+                    database.floors.confirm(key);
+                }
                 database.tags.confirm(key).map(|_| ())
             }
         };
@@ -258,6 +263,7 @@ impl State {
     pub fn loaded(&mut self) {
         for database in self.databases.values_mut() {
             database.tags.drop_unconfirmed();
+            database.awaited = HashSet::new();
         }
     }
 
@@ -282,6 +288,7 @@ impl State {
         self.databases.entry(db).or_insert_with(|| Database {
             tags: TagIndex::new(bound(config.tag_history_max)),
             floors: VersionFloors::new(bound(config.version_floors_max)),
+            awaited: HashSet::new(),
         })
     }
 }
