@@ -31,6 +31,8 @@ fn tag(n: u8) -> Vec<u8> {
 #[derive(Clone, Debug)]
 enum Op {
     Set(usize, u8, Vec<u8>),
+    /// With the tags it had, as a cache does.
+    SetAgain(usize, u8),
     Add(usize, u8, Vec<u8>),
     RemoveTags(usize, u8, Option<Vec<u8>>),
     Remove(usize, u8),
@@ -50,6 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
     let tags = move || vec(tag(), 0..5);
     prop_oneof![
         12 => (db(), key(), tags()).prop_map(|(d, k, t)| Op::Set(d, k, t)),
+        6 => (db(), key()).prop_map(|(d, k)| Op::SetAgain(d, k)),
         5 => (db(), key(), tags()).prop_map(|(d, k, t)| Op::Add(d, k, t)),
         3 => (db(), key(), proptest::option::of(tags())).prop_map(|(d, k, t)| Op::RemoveTags(d, k, t)),
         6 => (db(), key()).prop_map(|(d, k)| Op::Remove(d, k)),
@@ -163,6 +166,10 @@ impl World {
             Op::Set(db, k, tags) => {
                 self.indexes[*db].set_tags(&key(*k), &slices(&names(tags))).unwrap();
                 self.models[*db].set(*k, tags.iter().map(|&tag| (tag, false)));
+            }
+            Op::SetAgain(db, k) => {
+                let tags = self.models[*db].tags(*k).iter().map(|&(tag, _)| tag).collect();
+                self.run(&Op::Set(*db, *k, tags));
             }
             Op::Add(db, k, tags) => {
                 let added = self.indexes[*db].add_tags(&key(*k), &slices(&names(tags))).unwrap();
@@ -425,6 +432,18 @@ fn retired_memberships_do_not_use_up_the_tags_of_a_key() {
     assert!(index.is_retired(b"k"));
     assert_eq!(index.set_tags(b"k", &names[..1]), Ok(()));
     assert!(!index.is_retired(b"k") && !index.has_retired());
+}
+
+#[test]
+fn a_retired_key_that_is_written_with_the_same_tags_is_not_removed() {
+    let mut index = TagIndex::new(10);
+    index.set_tags(b"k", &[b"a", b"b"]).unwrap();
+    let retirement = index.retire(b"a", UnixMs(1)).unwrap();
+    assert!(index.is_retired(b"k") && index.tags(b"k").eq([b"b"]));
+    index.set_tags(b"k", &[b"a", b"b"]).unwrap();
+    assert!(!index.is_retired(b"k") && index.tags(b"k").eq([b"a", b"b"]));
+    assert_eq!(index.retired_keys(retirement.number, 10, &mut Vec::new()), 0);
+    assert_eq!((index.tag_info(b"a").keys, index.tag_info(b"b").keys), (1, 1));
 }
 
 #[test]
