@@ -4,8 +4,8 @@ import time
 
 import pytest
 import redis
+from raw_client import ErrorReply, RawClient, fields
 from servers import eventually
-from wire import ErrorReply, Wire, fields
 
 LOCK_COMMANDS = {
     "LOCK.ACQUIRE": ["owner", "PX", 60_000],
@@ -344,11 +344,11 @@ def test_force_frees_a_lock_whoever_holds_it(client):
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_replies_have_the_same_types_in_both_protocols(server, protocol):
-    with Wire(server, protocol) as wire:
-        token = wire.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
+    with RawClient(server, protocol) as raw:
+        token = raw.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
         assert type(token) is int
-        assert wire.call("LOCK.ACQUIRE", "lock", "bob", "PX", 60_000) is None
-        replies = wire.pipeline(
+        assert raw.call("LOCK.ACQUIRE", "lock", "bob", "PX", 60_000) is None
+        replies = raw.pipeline(
             [
                 ("LOCK.VALIDATE", "lock", token),
                 ("LOCK.EXTEND", "lock", "ann", "PX", 70_000),
@@ -360,26 +360,26 @@ def test_replies_have_the_same_types_in_both_protocols(server, protocol):
         )
         assert replies == [1, 1, 0, 0, 1, 0]
         assert {type(reply) for reply in replies} == {int}
-        info_of_free = wire.call("LOCK.INFO", "lock")
+        info_of_free = raw.call("LOCK.INFO", "lock")
         assert type(info_of_free) is (list if protocol == 2 else dict)
 
 
 @pytest.mark.parametrize("command", LOCK_COMMANDS)
 @pytest.mark.parametrize("kind", ["string", "list", "limiter"])
 def test_a_key_of_another_type_is_refused_and_left_alone(server, command, kind):
-    with Wire(server) as wire:
+    with RawClient(server) as raw:
         match kind:
             case "string":
-                wire.call("SET", "key", "value")
+                raw.call("SET", "key", "value")
             case "list":
-                wire.call("RPUSH", "key", "value")
+                raw.call("RPUSH", "key", "value")
             case "limiter":
-                wire.call("RATELIMIT.CHECK", "key", 10, "EX", 1000)
-        before = wire.call("DUMP", "key")
-        reply = wire.call(command, "key", *LOCK_COMMANDS[command])
+                raw.call("RATELIMIT.CHECK", "key", 10, "EX", 1000)
+        before = raw.call("DUMP", "key")
+        reply = raw.call(command, "key", *LOCK_COMMANDS[command])
         assert isinstance(reply, ErrorReply)
         assert reply == "WRONGTYPE Operation against a key holding the wrong kind of value"
-        assert wire.call("DUMP", "key") == before
+        assert raw.call("DUMP", "key") == before
 
 
 def test_other_commands_take_a_lock_for_what_it_is(client):
@@ -393,13 +393,13 @@ def test_other_commands_take_a_lock_for_what_it_is(client):
 @pytest.mark.parametrize("command", ["LOCK.ACQUIRE", "LOCK.RELEASE", "LOCK.EXTEND"])
 def test_an_owner_has_1_to_1024_bytes(server, command):
     rest = LOCK_COMMANDS[command][1:]
-    with Wire(server) as wire:
+    with RawClient(server) as raw:
         for owner in (b"", b"x" * 1025):
-            assert wire.call(command, "lock", owner, *rest) == "ERR owner must be 1 to 1024 bytes"
-        assert wire.call("EXISTS", "lock") == 0
+            assert raw.call(command, "lock", owner, *rest) == "ERR owner must be 1 to 1024 bytes"
+        assert raw.call("EXISTS", "lock") == 0
         for owner in (b"x", b"x" * 1024):
-            assert not isinstance(wire.call(command, "lock", owner, *rest), ErrorReply)
-            wire.call("DEL", "lock")
+            assert not isinstance(raw.call(command, "lock", owner, *rest), ErrorReply)
+            raw.call("DEL", "lock")
 
 
 @pytest.mark.parametrize("command", ["LOCK.ACQUIRE", "LOCK.EXTEND"])
@@ -409,17 +409,17 @@ def test_an_owner_has_1_to_1024_bytes(server, command):
     ids=lambda lease: f"{lease[0]}{lease[1]}",
 )
 def test_a_lease_that_is_no_time_is_refused(server, command, lease):
-    with Wire(server) as wire:
-        token = wire.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
-        reply = wire.call(command, "lock", "ann", *lease)
+    with RawClient(server) as raw:
+        token = raw.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
+        reply = raw.call(command, "lock", "ann", *lease)
         assert reply == f"ERR invalid expire time in '{command.lower()}' command"
-        assert wire.call("LOCK.VALIDATE", "lock", token) == 1
-        assert wire.call("PTTL", "lock") <= 60_000
+        assert raw.call("LOCK.VALIDATE", "lock", token) == 1
+        assert raw.call("PTTL", "lock") <= 60_000
 
 
 def test_the_words_of_other_expiries_do_not_belong_here(server):
     """The lease of a lock is a duration; and there is one."""
-    with Wire(server) as wire:
+    with RawClient(server) as raw:
         for options in (
             ("EXAT", 4_000_000_000),
             ("PXAT", 4_000_000_000_000),
@@ -429,12 +429,12 @@ def test_the_words_of_other_expiries_do_not_belong_here(server):
             ("PX", 1000, "REENTRANT", "REENTRANT"),
             ("PX", 1000, "NX"),
         ):
-            assert wire.call("LOCK.ACQUIRE", "lock", "ann", *options) == "ERR syntax error"
+            assert raw.call("LOCK.ACQUIRE", "lock", "ann", *options) == "ERR syntax error"
         for command in ("LOCK.EXTEND", "LOCK.RELEASE"):
             lease = ("PX", 1000) if command == "LOCK.EXTEND" else ()
-            assert wire.call(command, "lock", "ann", *lease, "TOKEN", 1, "TOKEN", 1) == "ERR syntax error"
-            assert wire.call(command, "lock", "ann", *lease, "TOKEN") == "ERR syntax error"
-        assert wire.call("EXISTS", "lock") == 0
+            assert raw.call(command, "lock", "ann", *lease, "TOKEN", 1, "TOKEN", 1) == "ERR syntax error"
+            assert raw.call(command, "lock", "ann", *lease, "TOKEN") == "ERR syntax error"
+        assert raw.call("EXISTS", "lock") == 0
 
 
 def test_commands_in_a_transaction_see_one_another(client):

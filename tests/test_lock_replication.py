@@ -3,8 +3,8 @@
 import pytest
 import redis
 from propagation import ReplicationStream, aof_commands
+from raw_client import fields
 from servers import eventually
-from wire import fields
 
 
 def acquire(client, key="lock", owner="ann", *options, px=60_000):

@@ -3,8 +3,8 @@ ends a lock although its owner did not release it."""
 
 import pytest
 import redis
+from raw_client import ErrorReply, RawClient
 from servers import eventually
-from wire import ErrorReply, Wire
 
 LOCKS = 20
 
@@ -25,6 +25,10 @@ def all_valid(client, locks):
     return all(validate(client, token, key) == 1 for key, token in locks.items())
 
 
+def wait_until_gone(client, key="lock"):
+    eventually(lambda: client.exists(key) == 0, message=f"{key} did not expire")
+
+
 def metric(server, name):
     return server.info("everything")[f"keyward_{name}"]
 
@@ -37,9 +41,9 @@ def make_evicting(make_server, policy="allkeys-random", *config):
 def evict_everything(server, *then):
     """Evicts all that the policy lets go, and runs the commands of `then` before any timer can: they
     arrive in the same packet. Their replies."""
-    with Wire(server) as wire:
+    with RawClient(server) as raw:
         evict = [("CONFIG", "SET", "maxmemory", 1), ("SET", "big", "x"), ("CONFIG", "SET", "maxmemory", 0)]
-        limit_set, refused, limit_off, *replies = wire.pipeline([*evict, *then])
+        limit_set, refused, limit_off, *replies = raw.pipeline([*evict, *then])
         assert limit_set == limit_off == "OK"
         assert isinstance(refused, ErrorReply)
         assert refused.startswith("OOM")
@@ -170,7 +174,7 @@ def test_tokens_grow_over_failovers(make_server):
         tokens.append(acquire(primary.client(), "lock", f"owner:{len(tokens)}", px=1))
         replica.wait_until_synced()
         replica.promote()
-        eventually(lambda: primary.client().exists("lock") == 0, message="the lease did not end")
+        wait_until_gone(primary.client())
         primary, replica = replica, primary
     assert tokens == sorted(set(tokens))
 

@@ -3,8 +3,8 @@
 import time
 
 import pytest
+from raw_client import ErrorReply, RawClient, fields
 from servers import eventually
-from wire import ErrorReply, Wire, fields
 
 MINUTE = ("PX", 60_000)
 # One entry leaves with its whole tick, which is 1/256 of the window: so much later than exact.
@@ -43,9 +43,9 @@ def test_checks_are_allowed_up_to_the_limit_and_then_denied(client):
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK"])
 def test_the_reply_is_seven_integers_in_both_protocols(server, protocol, command):
-    with Wire(server, protocol) as wire:
+    with RawClient(server, protocol) as raw:
         for _ in range(2):
-            reply = wire.call(command, "limiter", 1, *MINUTE)
+            reply = raw.call(command, "limiter", 1, *MINUTE)
             assert isinstance(reply, list)
             assert [type(item) for item in reply] == [int] * 7
 
@@ -139,15 +139,15 @@ def test_windows_of_one_key_are_separate(client):
 
 
 def test_a_key_holds_sixteen_windows_at_once(server):
-    with Wire(server) as wire:
+    with RawClient(server) as raw:
         for seconds in range(100, 116):
-            assert wire.call("RATELIMIT.CHECK", "limiter", 10, "EX", seconds)[0] == 1
-        before = wire.call("DUMP", "limiter")
-        reply = wire.call("RATELIMIT.CHECK", "limiter", 10, "EX", 200)
+            assert raw.call("RATELIMIT.CHECK", "limiter", 10, "EX", seconds)[0] == 1
+        before = raw.call("DUMP", "limiter")
+        reply = raw.call("RATELIMIT.CHECK", "limiter", 10, "EX", 200)
         assert isinstance(reply, ErrorReply)
         assert reply.startswith("ERR ")
-        assert wire.call("DUMP", "limiter") == before
-        assert wire.call("RATELIMIT.CHECK", "limiter", 10, "EX", 100)[0] == 1
+        assert raw.call("DUMP", "limiter") == before
+        assert raw.call("RATELIMIT.CHECK", "limiter", 10, "EX", 100)[0] == 1
 
 
 # Time, by really waiting
@@ -310,16 +310,16 @@ def test_reset_forgets_and_counts_what_was_there(client):
 
 
 def test_reset_of_a_key_of_another_type_does_nothing_at_all(server):
-    with Wire(server) as wire:
-        wire.call("RATELIMIT.CHECK", "a", 1, *MINUTE)
-        wire.call("SET", "string", "value")
-        wire.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
+    with RawClient(server) as raw:
+        raw.call("RATELIMIT.CHECK", "a", 1, *MINUTE)
+        raw.call("SET", "string", "value")
+        raw.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
         for other in ("string", "lock"):
-            reply = wire.call("RATELIMIT.RESET", "a", other)
+            reply = raw.call("RATELIMIT.RESET", "a", other)
             assert isinstance(reply, ErrorReply)
             assert reply.startswith("WRONGTYPE ")
-        assert wire.call("EXISTS", "a", "string", "lock") == 3
-        assert wire.call("RATELIMIT.CHECK", "a", 1, *MINUTE)[0] == 0
+        assert raw.call("EXISTS", "a", "string", "lock") == 3
+        assert raw.call("RATELIMIT.CHECK", "a", 1, *MINUTE)[0] == 0
 
 
 # INFO
@@ -350,19 +350,19 @@ def test_info_tells_each_window(client, protocol):
 )
 @pytest.mark.parametrize("kind", ["string", "hash", "lock"])
 def test_a_key_of_another_type_is_refused_and_left_alone(server, command, kind):
-    with Wire(server) as wire:
+    with RawClient(server) as raw:
         match kind:
             case "string":
-                wire.call("SET", b"key\xff", "value")
+                raw.call("SET", b"key\xff", "value")
             case "hash":
-                wire.call("HSET", b"key\xff", "field", "value")
+                raw.call("HSET", b"key\xff", "field", "value")
             case "lock":
-                wire.call("LOCK.ACQUIRE", b"key\xff", "ann", "PX", 60_000)
-        before = wire.call("DUMP", b"key\xff")
-        reply = wire.call(command[0], b"key\xff", *command[1:])
+                raw.call("LOCK.ACQUIRE", b"key\xff", "ann", "PX", 60_000)
+        before = raw.call("DUMP", b"key\xff")
+        reply = raw.call(command[0], b"key\xff", *command[1:])
         assert isinstance(reply, ErrorReply)
         assert reply == "WRONGTYPE Operation against a key holding the wrong kind of value"
-        assert wire.call("DUMP", b"key\xff") == before
+        assert raw.call("DUMP", b"key\xff") == before
 
 
 SYNTAX = "ERR syntax error"
@@ -399,11 +399,11 @@ NOT_AN_INTEGER = "ERR value is not an integer or out of range"
 )
 @pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK"])
 def test_bad_arguments_are_refused_by_name(server, command, words, error):
-    with Wire(server) as wire:
-        reply = wire.call(command, "limiter", *words)
+    with RawClient(server) as raw:
+        reply = raw.call(command, "limiter", *words)
         assert isinstance(reply, ErrorReply)
         assert reply == error.format(command.lower()) if error != "ERR" else reply.startswith("ERR ")
-        assert wire.call("EXISTS", "limiter") == 0
+        assert raw.call("EXISTS", "limiter") == 0
 
 
 # Memory
@@ -414,16 +414,16 @@ def test_when_memory_is_full_known_limiters_go_on_and_new_ones_are_refused(make_
     client = server.client()
     check(client, 3, *MINUTE)
     client.config_set("maxmemory", 1)
-    with Wire(server) as wire:
-        assert wire.call("RATELIMIT.CHECK", "limiter", 3, *MINUTE)[0] == 1
-        assert wire.call("RATELIMIT.CHECK", "limiter", 3, *MINUTE)[0] == 1
-        assert wire.call("RATELIMIT.CHECK", "limiter", 3, *MINUTE)[0] == 0
-        reply = wire.call("RATELIMIT.CHECK", "new", 3, *MINUTE)
+    with RawClient(server) as raw:
+        assert raw.call("RATELIMIT.CHECK", "limiter", 3, *MINUTE)[0] == 1
+        assert raw.call("RATELIMIT.CHECK", "limiter", 3, *MINUTE)[0] == 1
+        assert raw.call("RATELIMIT.CHECK", "limiter", 3, *MINUTE)[0] == 0
+        reply = raw.call("RATELIMIT.CHECK", "new", 3, *MINUTE)
         assert isinstance(reply, ErrorReply)
         assert reply.startswith("OOM ")
-        assert wire.call("EXISTS", "new") == 0
-        assert wire.call("RATELIMIT.PEEK", "new", 3, *MINUTE)[0] == 1
-        assert wire.call("RATELIMIT.RESET", "limiter") == 1
+        assert raw.call("EXISTS", "new") == 0
+        assert raw.call("RATELIMIT.PEEK", "new", 3, *MINUTE)[0] == 1
+        assert raw.call("RATELIMIT.RESET", "limiter") == 1
 
 
 def test_evictions_of_limiters_that_were_not_full_are_counted(make_server):
@@ -431,7 +431,7 @@ def test_evictions_of_limiters_that_were_not_full_are_counted(make_server):
     client = server.client()
     for number in range(10):
         check(client, 3, *MINUTE, key=f"limiter:{number}")
-    with Wire(server) as wire:
-        wire.pipeline([("CONFIG", "SET", "maxmemory", 1), ("SET", "x", "y"), ("CONFIG", "SET", "maxmemory", 0)])
+    with RawClient(server) as raw:
+        raw.pipeline([("CONFIG", "SET", "maxmemory", 1), ("SET", "x", "y"), ("CONFIG", "SET", "maxmemory", 0)])
     assert client.dbsize() == 0
     assert server.info("everything")["keyward_limiters_evicted"] == 10
