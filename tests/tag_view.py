@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import redis
+from raw_client import ErrorReply, RawClient, Word, fields
 from servers import Server
-from wire import ErrorReply, Wire, Word, fields
 
 Databases = dict[int, dict[bytes, set[bytes]]]
 
@@ -63,8 +63,8 @@ def cache_get_all(client: redis.Redis, keys: Iterable[bytes]) -> list[bytes | No
 
 def at_once(server: Server, *commands: Sequence[Word], db: int = 0) -> list:
     """Runs the commands in one transaction: no other client and no timer comes between them. Their replies."""
-    with Wire(server, db=db) as wire:
-        *queued, replies = wire.pipeline([("MULTI",), *commands, ("EXEC",)])
+    with RawClient(server, db=db) as raw:
+        *queued, replies = raw.pipeline([("MULTI",), *commands, ("EXEC",)])
         refused = [reply for reply in queued if isinstance(reply, ErrorReply)]
         assert not refused, refused
         assert isinstance(replies, list), replies

@@ -4,9 +4,9 @@ import time
 
 import pytest
 import redis
+from raw_client import ErrorReply, RawClient
 from servers import eventually
 from tag_view import fill_tag, metric, set_tagged, tag_info, tag_keys, tags
-from wire import ErrorReply, Wire
 
 WRONG_TYPE = "Operation against a key holding the wrong kind of value"
 
@@ -15,32 +15,32 @@ WRONG_TYPE = "Operation against a key holding the wrong kind of value"
 
 
 def test_replies_have_the_same_shape_in_both_protocols(server, protocol):
-    with Wire(server, protocol) as wire:
-        assert wire.call("CACHE.SET", "k", "v", "TAGS", 1, "t", "VERSION", 1) == "OK"
-        assert wire.call("CACHE.SET", "k", "v", "NX") is None
-        assert wire.call("CACHE.SET", "k", "v", "VERSION", 1) is None
-        assert wire.call("CACHE.SETTAGGED", "a", "v", "EX", 100, "TAGS", 1, "t") == "OK"
-        assert wire.call("CACHE.SETJITTER", "b", "v", "EX", 100, "JITTER", 1) == "OK"
-        assert wire.call("CACHE.MSET", 1, "c", "5") == "OK"
-        assert wire.call("CACHE.GET", "c") == b"5"
-        assert wire.call("CACHE.GET", "nothing") is None
-        assert wire.call("CACHE.MGET", "c", "nothing", "k") == [b"5", None, b"v"]
-        assert wire.call("CACHE.TTL", "k") == [-1, -1]
-        assert wire.call("CACHE.TTL", "nothing") == [-2, -2]
-        assert wire.call("CACHE.TAG", "k", "u") == 1
-        assert wire.call("CACHE.TAGKEYS", "u") == [b"0", [b"k"]]
-        assert wire.call("CACHE.TAGKEYS", "nothing") == [b"0", []]
-        assert wire.call("CACHE.UNTAG", "k", "u") == 1
-        assert wire.call("CACHE.FLOOR", "f", 1) == 1
-        assert wire.call("CACHE.INVALIDATE", "c", "nothing") == 1
-        assert wire.call("CACHE.INVALIDATETAG", "nothing") == 0
-        assert wire.call("CACHE.GET") == ErrorReply("ERR wrong number of arguments for 'cache.get' command")
-        wire.call("SADD", "s", 1)
-        assert wire.call("CACHE.GET", "s") == ErrorReply("WRONGTYPE " + WRONG_TYPE)
+    with RawClient(server, protocol) as raw:
+        assert raw.call("CACHE.SET", "k", "v", "TAGS", 1, "t", "VERSION", 1) == "OK"
+        assert raw.call("CACHE.SET", "k", "v", "NX") is None
+        assert raw.call("CACHE.SET", "k", "v", "VERSION", 1) is None
+        assert raw.call("CACHE.SETTAGGED", "a", "v", "EX", 100, "TAGS", 1, "t") == "OK"
+        assert raw.call("CACHE.SETJITTER", "b", "v", "EX", 100, "JITTER", 1) == "OK"
+        assert raw.call("CACHE.MSET", 1, "c", "5") == "OK"
+        assert raw.call("CACHE.GET", "c") == b"5"
+        assert raw.call("CACHE.GET", "nothing") is None
+        assert raw.call("CACHE.MGET", "c", "nothing", "k") == [b"5", None, b"v"]
+        assert raw.call("CACHE.TTL", "k") == [-1, -1]
+        assert raw.call("CACHE.TTL", "nothing") == [-2, -2]
+        assert raw.call("CACHE.TAG", "k", "u") == 1
+        assert raw.call("CACHE.TAGKEYS", "u") == [b"0", [b"k"]]
+        assert raw.call("CACHE.TAGKEYS", "nothing") == [b"0", []]
+        assert raw.call("CACHE.UNTAG", "k", "u") == 1
+        assert raw.call("CACHE.FLOOR", "f", 1) == 1
+        assert raw.call("CACHE.INVALIDATE", "c", "nothing") == 1
+        assert raw.call("CACHE.INVALIDATETAG", "nothing") == 0
+        assert raw.call("CACHE.GET") == ErrorReply("ERR wrong number of arguments for 'cache.get' command")
+        raw.call("SADD", "s", 1)
+        assert raw.call("CACHE.GET", "s") == ErrorReply("WRONGTYPE " + WRONG_TYPE)
 
 
 def test_sets_and_maps_are_those_of_resp3(server):
-    with Wire(server, 2) as two, Wire(server, 3) as three:
+    with RawClient(server, 2) as two, RawClient(server, 3) as three:
         two.call("CACHE.SET", "k", "v", "TAGS", 1, "t")
         assert two.call("CACHE.TAGS", "k") == [b"t"]
         assert three.call("CACHE.TAGS", "k") == {b"t"}
