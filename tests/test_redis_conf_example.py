@@ -73,7 +73,7 @@ def test_every_line_in_force_on_a_primary_and_its_replica(make_server, write_con
         ("CONFIG", "GET", "*"),
         ("GET", "elsewhere"),
     ):
-        with pytest.raises(redis.NoPermissionError):
+        with pytest.raises(redis.exceptions.NoPermissionError):
             app.execute_command(*denied)
     assert operator.config_get("appendonly") == {"appendonly": "yes"}
     with pytest.raises(redis.AuthenticationError):
