@@ -76,7 +76,7 @@ pub trait Server {
     /// The bytes of a string found before in this command.
     fn bytes(&self, value: StringValue) -> &[u8];
 
-    /// Stores a plain string, whatever was there, with this expiry or none. Fires `set` (and `expire`); does not replicate.
+    /// Stores a plain string, whatever was there, with this expiry or none. Fires `set`; does not replicate.
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>);
 
     /// Unlinks keys, fires `del` for each that was there, and replicates that. The number of keys that were there.

@@ -50,8 +50,9 @@ macro_rules! required {
 
 required! {
     RedisModule_Alloc, RedisModule_Calloc, RedisModule_Realloc, RedisModule_Free,
-    RedisModule_AvoidReplicaTraffic, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
-    RedisModule_CreateString, RedisModule_CreateTimer, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
+    RedisModule_AvoidReplicaTraffic, RedisModule_Call, RedisModule_CallReplyArrayElement, RedisModule_CallReplyStringPtr,
+    RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
+    RedisModule_CreateString, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
     RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetCommand,
     RedisModule_GetContextFlags, RedisModule_GetCurrentUserName, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,
     RedisModule_GetModuleUserFromUserName,

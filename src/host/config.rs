@@ -1,8 +1,7 @@
 //! Settings as module configs: `keyward.<name>` in redis.conf, CONFIG SET, MODULE LOADEX, and `<name> value` pairs after
 //! `loadmodule`.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_longlong, c_void};
-use std::ptr::null_mut;
+use std::ffi::{CString, c_char, c_int, c_longlong, c_void};
 
 use redis_module::raw;
 
@@ -169,40 +168,4 @@ unsafe extern "C" fn set_bool(
         }
     });
     super::api::OK
-}
-
-/// Warns once about a server setting that would lose metadata.
-pub(super) fn check_server(ctx: Ctx) {
-    // SAFETY: the context of the load; the reply is checked and freed.
-    let preamble = unsafe { config_get(ctx, c"aof-use-rdb-preamble") };
-    if preamble.as_deref() == Some(b"no") {
-        warning(
-            ctx,
-            "keyward: with aof-use-rdb-preamble no, tags and version floors are lost when the AOF is rewritten; set it to yes",
-        );
-    }
-}
-
-/// The value of a setting of the server.
-///
-/// # Safety
-/// `ctx` is the context of the running callback.
-unsafe fn config_get(ctx: Ctx, name: &CStr) -> Option<Vec<u8>> {
-    // SAFETY: NUL-terminated strings; the reply and its elements are checked for null, and the reply is freed once.
-    unsafe {
-        let reply = call!(RedisModule_Call, ctx, c"CONFIG".as_ptr(), c"cc".as_ptr(), c"GET".as_ptr(), name.as_ptr());
-        if reply.is_null() {
-            return None;
-        }
-        let value = call!(RedisModule_CallReplyArrayElement, reply, 1);
-        let mut len = 0;
-        let text = if value.is_null() {
-            null_mut()
-        } else {
-            call!(RedisModule_CallReplyStringPtr, value, &mut len).cast_mut()
-        };
-        let found = (!text.is_null()).then(|| std::slice::from_raw_parts(text.cast::<u8>(), len).to_vec());
-        call!(RedisModule_FreeCallReply, reply);
-        found
-    }
 }

@@ -43,6 +43,8 @@ pub(super) fn subscribe(ctx: Ctx) -> bool {
             && server_event(raw::REDISMODULE_EVENT_SWAPDB, 1)
             && server_event(raw::REDISMODULE_EVENT_LOADING, 1)
             && server_event(raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, 1)
+            && server_event(raw::REDISMODULE_EVENT_REPLICA_CHANGE, 1)
+            && server_event(raw::REDISMODULE_EVENT_FORK_CHILD, 1)
     }
 }
 
@@ -124,7 +126,8 @@ fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     link(ctx, key);
 }
 
-/// If the key holds a lock, the locks' memory learns of it. Only looked at when a value of ours is on its way: opening every key of a large file would double the time to load it.
+/// If the key holds a lock, the locks' memory learns of it. Only looked at when a value of ours is on its way: opening every
+/// key of a large file would double the time to load it.
 fn link(ctx: Ctx, key: &[u8]) {
     if !std::mem::take(&mut host().native_arrival) {
         return;
@@ -154,7 +157,9 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             }
         }
         raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),
+        raw::REDISMODULE_EVENT_REPLICA_CHANGE | raw::REDISMODULE_EVENT_FORK_CHILD => host().audience = true,
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => {
+            host().audience = true;
             host().replica = subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
             state().role_changed(!host().replica);
             timer::resume(ctx);
@@ -164,6 +169,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
 }
 
 fn loading(ctx: Ctx, subevent: u64) {
+    host().audience = true;
     match subevent {
         raw::REDISMODULE_SUBEVENT_LOADING_ENDED => {
             read_role(ctx);

@@ -261,10 +261,9 @@ impl Server for Running<'_> {
             }
         }
         self.signal(name);
+        // Not `expire` as well, as SET has it: this module itself listens to that class, and the server would spend 600
+        // instructions on telling it.
         self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set", name);
-        if expiry.is_some() {
-            self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire", name);
-        }
     }
 
     fn unlink(&mut self, keys: &[&[u8]]) -> usize {
@@ -344,10 +343,7 @@ impl Server for Running<'_> {
     }
 
     fn replicate_verbatim(&mut self) {
-        // SAFETY: the context of the running command.
-        unsafe {
-            call!(RedisModule_ReplicateVerbatim, self.ctx);
-        }
+        replicate::verbatim(self.ctx);
     }
 }
 

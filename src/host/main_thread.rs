@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::api::{Ctx, call};
+use super::strings::Words;
 use crate::clock::UnixUs;
 use crate::state::State;
 use redis_module::raw;
@@ -16,6 +17,8 @@ pub(super) struct HostState {
     pub replica: bool,
     /// An RDB or AOF file is being loaded, or a full sync is.
     pub loading: bool,
+    /// Somebody may be listening to what is propagated; see `replicate`.
+    pub audience: bool,
     /// The write events of every type are subscribed to.
     pub write_events: bool,
     pub reclaim_timer: bool,
@@ -26,6 +29,8 @@ pub(super) struct HostState {
     pub rename_from: Option<(usize, Vec<u8>)>,
     /// The database a MOVE takes a key from, between its two events.
     pub move_from: Option<usize>,
+    /// Words of replicated effects.
+    pub words: Words,
     /// The last moment given out.
     last_us: i64,
 }
@@ -84,4 +89,6 @@ pub(super) fn read_role(ctx: Ctx) {
     let flags = flags(ctx);
     host().replica = flags & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0;
     host().loading = flags & raw::REDISMODULE_CTX_FLAGS_LOADING != 0;
+    let listeners = raw::REDISMODULE_CTX_FLAGS_AOF | raw::REDISMODULE_CTX_FLAGS_CLUSTER;
+    host().audience |= host().replica || host().loading || flags & listeners != 0;
 }

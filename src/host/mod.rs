@@ -17,6 +17,7 @@ mod native_type;
 mod register;
 mod replicate;
 mod reply_writer;
+mod server_info;
 mod shell;
 mod strings;
 mod timer;

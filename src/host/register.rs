@@ -10,7 +10,7 @@ use super::log::{notice, warning};
 use super::main_thread::{read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::{aux, command_info, config, events, info, native_type, timer};
+use super::{aux, command_info, config, events, info, native_type, server_info, timer};
 use crate::commands::Command;
 use crate::every_command;
 use crate::spec::{CommandSpec, Keys};
@@ -64,7 +64,7 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
     if !config::load(ctx, arguments) || !events::subscribe(ctx) {
         return false;
     }
-    config::check_server(ctx);
+    server_info::look(ctx);
     state().config_changed();
     timer::begin(ctx);
     notice(ctx, concat!("keyward ", env!("CARGO_PKG_VERSION"), " loaded"));

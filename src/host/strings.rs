@@ -26,6 +26,11 @@ impl OwnedString {
         OwnedString(unsafe { call!(RedisModule_CreateString, null_mut(), bytes.as_ptr().cast(), bytes.len()) })
     }
 
+    pub(super) fn from_int(n: i64) -> OwnedString {
+        // SAFETY: takes no pointer but the null context.
+        OwnedString(unsafe { call!(RedisModule_CreateStringFromLongLong, null_mut(), n) })
+    }
+
     pub(super) fn raw(&self) -> Str {
         self.0
     }
@@ -35,5 +40,25 @@ impl Drop for OwnedString {
     fn drop(&mut self) {
         // SAFETY: created in `new`, freed once; the server counts its own references.
         unsafe { call!(RedisModule_FreeString, null_mut(), self.0) }
+    }
+}
+
+/// Words that the source names, each made once: replicated effects begin with the same few.
+#[derive(Default)]
+pub(super) struct Words(Vec<(&'static str, OwnedString)>);
+
+impl Words {
+    pub(super) fn get(&mut self, word: &'static str) -> Str {
+        // The same word of the source has the same address nearly always; where it has not, it is kept twice.
+        let known = self.0.iter().find(|(text, _)| std::ptr::eq(*text, word));
+        match known {
+            Some((_, string)) => string.raw(),
+            None => {
+                let string = OwnedString::new(word.as_bytes());
+                let raw = string.raw();
+                self.0.push((word, string));
+                raw
+            }
+        }
     }
 }

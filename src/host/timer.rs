@@ -22,8 +22,10 @@ const PUT_BACK_BATCH: usize = 32;
 const PAUSED_MS: i64 = 10;
 /// The rhythm of sweeping, in milliseconds.
 const SWEEP_MS: i64 = 100;
-/// How many records of each kind a sweep looks at.
-const SWEEP_BUDGET: usize = 100;
+/// How many records of each kind that have run out a sweep drops at most.
+const SWEEP_BUDGET: usize = 1000;
+/// How many keys a sweep looks up in the keyspace, in search of records whose key is gone.
+const GHOST_BUDGET: usize = 4;
 
 type Callback = unsafe extern "C" fn(Ctx, *mut c_void);
 
@@ -114,7 +116,7 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
         let moment = now().to_ms();
         state().sweep(moment, SWEEP_BUDGET);
         if may_write() {
-            crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), SWEEP_BUDGET);
+            crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), GHOST_BUDGET);
         }
         resume(ctx);
     });
