@@ -289,7 +289,8 @@ def test_no_lock_is_lost_in_a_cache_that_evicts_all_the_time(make_server, policy
     replica.replicate_from(primary).wait_until_synced()
     client = primary.client()
     locks = acquire_many(client)
-    client.config_set("maxmemory", primary.info("memory")["used_memory"] + 1_000_000)
+    # Room for the replication backlog and some thousand keys.
+    client.config_set("maxmemory", primary.info("memory")["used_memory"] + 4_000_000)
 
     def locks_were_evicted():
         pipeline = client.pipeline(transaction=False)
@@ -302,6 +303,7 @@ def test_no_lock_is_lost_in_a_cache_that_evicts_all_the_time(make_server, policy
 
     locks_were_evicted.rounds = 0
     eventually(locks_were_evicted, timeout=30, message="no lock was ever evicted")
+    client.config_set("maxmemory", 0)
     eventually(lambda: client.exists(*locks) == len(locks))
     replica.wait_until_synced()
     copy = replica.client()
