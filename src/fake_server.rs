@@ -39,6 +39,8 @@ pub struct FakeServer {
     pub draws: VecDeque<u64>,
     /// What was replicated, one word list a command.
     pub replicated: Vec<Vec<Vec<u8>>>,
+    /// The database of each.
+    pub replicated_in: Vec<usize>,
     argv: Vec<Vec<u8>>,
     found: Vec<Vec<u8>>,
 }
@@ -74,6 +76,7 @@ impl FakeServer {
         let line = |words: Vec<Vec<u8>>| {
             words.iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect::<Vec<_>>().join(" ")
         };
+        self.replicated_in.clear();
         self.replicated.drain(..).map(line).collect()
     }
 
@@ -141,6 +144,12 @@ impl FakeServer {
 
     pub fn key_expiry(&self, key: &str) -> Option<UnixMs> {
         self.keys.get(&(self.db, key.as_bytes().to_vec()))?.expiry
+    }
+
+    /// A command goes to the replicas.
+    pub fn send(&mut self, words: Vec<Vec<u8>>) {
+        self.replicated.push(words);
+        self.replicated_in.push(self.db);
     }
 
     fn id(&self, key: Arg<'_>) -> (usize, Vec<u8>) {
@@ -227,7 +236,7 @@ impl Server for FakeServer {
         }
         let count = unlinked.len().saturating_sub(1);
         if count > 0 {
-            self.replicated.push(unlinked);
+            self.send(unlinked);
         }
         count
     }
@@ -271,10 +280,10 @@ impl Server for FakeServer {
             Word::Int(n) => n.to_string().into_bytes(),
             Word::Bytes(bytes) => bytes.to_vec(),
         }));
-        self.replicated.push(sent);
+        self.send(sent);
     }
 
     fn replicate_verbatim(&mut self) {
-        self.replicated.push(self.argv.clone());
+        self.send(self.argv.clone());
     }
 }

@@ -34,7 +34,9 @@ pub enum KeyEvent {
 pub enum Aftermath {
     Nothing,
     /// A lock is really gone: replicas, which cannot tell that from an eviction, must be told.
-    Forget { token: i64 },
+    Forget {
+        token: i64,
+    },
     /// A held lock was evicted: its key comes back from a timer.
     PutBackSoon,
 }
@@ -53,11 +55,13 @@ impl State {
     /// `old` became `new`; what `new` held before is gone.
     pub fn key_renamed(&mut self, db: usize, old: &[u8], new: &[u8], now: UnixMs) {
         self.cache.key_moved(&self.config, (db, old), (db, new), now);
+        self.lock.key_moved((db, old), (db, new));
     }
 
     /// The key went to another database.
     pub fn key_moved(&mut self, from: usize, to: usize, key: &[u8], now: UnixMs) {
         self.cache.key_moved(&self.config, (from, key), (to, key), now);
+        self.lock.key_moved((from, key), (to, key));
     }
 
     /// One database (`Some`) or all of them are empty now.

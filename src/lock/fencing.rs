@@ -3,7 +3,8 @@
 //! A token is the clock in microseconds or one more than the last token, whichever is larger, so that a clock set back does
 //! no harm. What a crash or a failover could lose is the knowledge of the last token. So a reserve is made known ahead of
 //! the grants: a number that no token has reached yet. A server that starts, or is promoted, goes on above the reserve. This
-//! can fail only if the stream lost more than five seconds of grants and the new clock is behind as well.
+//! can fail only if the reserve itself was lost with the grants that followed it (five seconds of grants, or the first ones
+//! after a pause), and the new clock is behind as well.
 
 use crate::clock::UnixUs;
 

@@ -74,6 +74,9 @@ impl Limbo {
     }
 
     pub fn take(&mut self, db: usize, key: &[u8]) -> Option<Record> {
+        if self.records.is_empty() {
+            return None;
+        }
         let (name, record) = self.records.remove_entry(&NameRef { db, key })?;
         self.bytes = self.bytes.saturating_sub(entry_bytes(&name, &record));
         if self.records.is_empty() {

@@ -90,6 +90,13 @@ impl State {
         }
     }
 
+    /// Whatever had one name has another now. A lock in limbo under either of them was overwritten meanwhile.
+    pub fn key_moved(&mut self, from: (usize, &[u8]), to: (usize, &[u8])) {
+        for (db, key) in [from, to] {
+            self.limbo.take(db, key);
+        }
+    }
+
     /// The key changed. `replayed`: by the primary or the AOF, so that a deletion may be an eviction there.
     pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
         if self.unlinked.is_none() && self.limbo.is_empty() {
