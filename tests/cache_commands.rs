@@ -295,7 +295,7 @@ impl World {
         self.send(op, &value, reply == Some(1));
         self.primary.db = db;
         self.replica.db = db;
-        self.check_reply(op, db, now, &value, reply);
+        self.check_reply(op, db, now, &value, reply, seen_expired.len());
         self.adopt_removals(op, now);
         self.compare();
     }
@@ -400,7 +400,7 @@ impl World {
         self.replica.replicated.clear();
     }
 
-    fn check_reply(&mut self, op: &Op, db: usize, now: i64, value: &str, reply: Option<i64>) {
+    fn check_reply(&mut self, op: &Op, db: usize, now: i64, value: &str, reply: Option<i64>, expired: usize) {
         let model = &mut self.model;
         let expected = match op {
             Op::Set { key, ttl, tags, condition, version } => {
@@ -457,7 +457,7 @@ impl World {
                 }
                 live as i64
             }
-            Op::InvalidateTag { tags } => return self.check_invalidation(db, tags, reply.unwrap()),
+            Op::InvalidateTag { tags } => return self.check_invalidation(db, tags, reply.unwrap(), expired),
             Op::Plain(op) => {
                 if reply == Some(1) {
                     self.plain_in_model(op, db, now, value);
@@ -469,9 +469,10 @@ impl World {
         assert_eq!(reply, Some(expected), "{op:?}");
     }
 
-    fn check_invalidation(&mut self, db: usize, tags: &[usize], reply: i64) {
+    /// `expired`: keys that were taken up and found to have expired.
+    fn check_invalidation(&mut self, db: usize, tags: &[usize], reply: i64, expired: usize) {
         let backlog = self.model.keys.iter().any(|(id, cached)| id.0 == db && !cached.invalidated.is_empty());
-        let (mut hit, mut listed) = (0, 0);
+        let (mut hit, mut listed) = (0, expired);
         for (_, cached) in self.model.keys.iter_mut().filter(|(id, _)| id.0 == db) {
             let was_live = cached.invalidated.is_empty();
             let by: Vec<usize> = tags
