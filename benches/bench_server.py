@@ -6,7 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+# At the end, so that a file of the tests never takes the place of one of ours.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 import servers
 from raw_client import Connection
