@@ -4,6 +4,9 @@
 use crate::args::{Arg, Args};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::lock::Lock;
+use crate::native::NativeValue;
+use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -39,12 +42,36 @@ impl Command for Apply {
     /// Each family knows its own effects; whoever applies one by hand has it replicated as it came.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { effect, mut args } = request;
-        let applied = crate::cache::effects::apply(effect, &mut args, server)
-            .or_else(|| crate::lock::effects::apply(effect, &mut args, server))
-            .or_else(|| crate::ratelimit::effects::apply(effect, &mut args, server))
-            .ok_or(Error::BadEffect)?;
-        applied?;
+        if effect.is("VALUE") {
+            value(&mut args, server)?;
+        } else {
+            crate::cache::effects::apply(effect, &mut args, server)
+                .or_else(|| crate::lock::effects::apply(effect, &mut args, server))
+                .or_else(|| crate::ratelimit::effects::apply(effect, &mut args, server))
+                .ok_or(Error::BadEffect)??;
+        }
         server.replicate_verbatim();
         Ok(Reply::Ok)
     }
+}
+
+/// `VALUE key type bytes`: what an AOF rewrite without RDB preamble writes for a key of ours. The server writes the expiry
+/// after it.
+fn value<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let (key, type_name, bytes) = (args.required()?, args.required()?, args.required()?);
+    args.end()?;
+    match type_name.bytes {
+        name if name == Limiter::TYPE_NAME.as_bytes() => {
+            let limiter = Limiter::decode(bytes.bytes).ok_or(Error::BadEffect)?;
+            server.put_native(key, limiter, None);
+        }
+        name if name == Lock::TYPE_NAME.as_bytes() => {
+            let mut lock = Lock::decode(bytes.bytes).ok_or(Error::BadEffect)?;
+            let db = server.db();
+            server.state().lock.linked(db, key.bytes, &mut lock);
+            server.put_native(key, lock, None);
+        }
+        _ => return Err(Error::BadEffect),
+    }
+    Ok(())
 }

@@ -32,9 +32,79 @@ const fn gauge(name: &'static str, summary: &'static str, value: fn(&State) -> u
     Metric { name, summary, kind: Kind::Gauge, value }
 }
 
-pub static SECTIONS: &[Section] = &[Section {
-    name: "server",
-    metrics: &[counter("caught_panics", "Internal errors that were caught. Anything but 0 is a bug: please report it.", |s| {
-        s.panics
-    })],
-}];
+/// A size as INFO shows it.
+fn size(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+pub static SECTIONS: &[Section] = &[
+    Section {
+        name: "cache",
+        metrics: &[
+            counter("cache_hits", "Reads by CACHE.GET and CACHE.MGET that found a value.", |s| s.cache.counters.hits),
+            counter("cache_misses", "Reads by CACHE.GET and CACHE.MGET that found none, or an invalidated one.", |s| {
+                s.cache.counters.misses
+            }),
+            counter("cache_sets", "Values stored by CACHE commands.", |s| s.cache.counters.sets),
+            counter("cache_invalidations", "Keys and tags that were invalidated.", |s| s.cache.counters.invalidations),
+            counter("cache_invalidated_keys", "Keys removed by invalidations.", |s| s.cache.counters.invalidated_keys),
+            gauge("cache_tagged_keys", "Keys with tags, in all databases.", |s| size(s.cache.tagged_keys())),
+            gauge("cache_tags", "Tags that some key carries.", |s| size(s.cache.tag_count())),
+            gauge("cache_reclaim_backlog", "Invalidated keys that are still to be unlinked.", |s| {
+                size(s.cache.backlog())
+            }),
+            gauge("cache_version_floors_live", "Versions of keys that are there.", |s| size(s.cache.live_floors())),
+            gauge("cache_version_floors_lingering", "Version floors of keys that are gone.", |s| {
+                size(s.cache.lingering_floors())
+            }),
+            counter(
+                "cache_version_floors_dropped",
+                "Version floors dropped early: more than version-floors-max.",
+                |s| s.cache.floors_dropped(),
+            ),
+            gauge("cache_metadata_bytes", "Memory of tags and version floors, part of used_memory.", |s| {
+                size(s.cache.memory())
+            }),
+            counter(
+                "cache_ghosts",
+                "Records found without their key. Anything but 0 is a bug: please report it.",
+                |s| s.cache.counters.ghosts,
+            ),
+        ],
+    },
+    Section {
+        name: "lock",
+        metrics: &[
+            gauge("lock_locks", "Locks that have a key.", |s| size(s.lock.locks())),
+            gauge("lock_limbo", "Locks whose key was evicted and is still to be put back.", |s| {
+                size(s.lock.limbo_len())
+            }),
+            gauge("lock_bytes", "Memory of locks, which eviction cannot free.", |s| size(s.lock.bytes())),
+            counter("lock_evictions_undone", "Evicted locks whose key was put back.", |s| s.lock.put_backs()),
+            counter("lock_deleted", "Locks that ended because their key was deleted or overwritten.", |s| {
+                s.lock.forgotten()
+            }),
+        ],
+    },
+    Section {
+        name: "ratelimit",
+        metrics: &[
+            counter("ratelimit_allowed", "Requests that RATELIMIT.CHECK admitted.", |s| s.ratelimit.allowed),
+            counter("ratelimit_denied", "Requests that RATELIMIT.CHECK denied.", |s| s.ratelimit.denied),
+            counter("ratelimit_resets", "Limiters removed by RATELIMIT.RESET.", |s| s.ratelimit.resets),
+            counter(
+                "ratelimit_evicted",
+                "Limiters in use that memory pressure removed: their limit starts afresh.",
+                |s| s.ratelimit.evicted,
+            ),
+        ],
+    },
+    Section {
+        name: "server",
+        metrics: &[counter(
+            "caught_panics",
+            "Internal errors that were caught. Anything but 0 is a bug: please report it.",
+            |s| s.panics,
+        )],
+    },
+];

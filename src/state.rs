@@ -49,6 +49,7 @@ impl State {
     /// comes from the primary or the AOF, so that a DEL may be an eviction there.
     pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
         self.cache.key_event(&self.config, event, db, key, now);
+        self.ratelimit.key_event(event, db, key, now);
         self.lock.key_event(event, db, key, now, replayed)
     }
 

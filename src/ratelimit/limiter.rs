@@ -152,6 +152,10 @@ impl NativeValue for Limiter {
         size_of::<Self>() + spilled + self.windows.iter().map(SlidingWindow::heap_bytes).sum::<usize>()
     }
 
+    fn unlinked(&mut self, db: usize, key: &[u8], state: &mut State) {
+        state.ratelimit.unlinked(db, key, self.expiry());
+    }
+
     fn copied(&self, _state: &State) -> Option<Limiter> {
         Some(self.clone())
     }
