@@ -115,3 +115,54 @@ impl TagIndex {
         self.tags.retired_cohort(retirement).map_or(0, |cohort| cohort.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::commands::set::Set;
+    use crate::fake_server::FakeServer;
+
+    /// Two keys in each of two databases, the first of which vanishes without an event.
+    fn haunted() -> FakeServer {
+        let mut server = FakeServer::new();
+        for db in [0, 4] {
+            server.db = db;
+            server.call::<Set>("CACHE.SET ghost v TAGS 1 t").unwrap();
+            server.call::<Set>("CACHE.SET key v TAGS 1 t").unwrap();
+            server.keys.remove(&(db, b"ghost".to_vec()));
+        }
+        server
+    }
+
+    #[test]
+    fn the_check_goes_round_all_databases_and_forgets_only_ghosts() {
+        let mut server = haunted();
+        for _ in 0..6 {
+            check_ghosts(&mut server, 1);
+        }
+        assert_eq!((server.state.cache.tagged_keys(), server.state.cache.counters.ghosts), (2, 2));
+    }
+
+    #[test]
+    fn ghosts_do_not_keep_the_reclaimer_busy() {
+        let mut server = haunted();
+        let now = server.now.to_ms();
+        server.state.cache.retire(0, b"t", now);
+        server.state.cache.retire(4, b"t", now);
+        assert!(reclaim(&mut server, 100), "the other database is left");
+        assert!(!reclaim(&mut server, 100));
+        assert!(server.keys.is_empty() && !server.state.cache.has_retired());
+        let counters = server.state.cache.counters;
+        assert_eq!((counters.ghosts, counters.invalidated_keys), (2, 2));
+    }
+
+    #[test]
+    fn a_key_that_no_tag_would_reach_is_removed() {
+        let mut server = FakeServer::new();
+        server.put_string("k", "v");
+        server.state.cache.doomed.push((0, b"k"[..].into()));
+        server.db = 3;
+        assert!(server.state.cache.has_retired() && !reclaim(&mut server, 100));
+        assert!(server.keys.is_empty() && server.state.cache.backlog() == 0);
+    }
+}

@@ -41,10 +41,12 @@ pub struct Counters {
     pub misses: u64,
     /// Values stored by CACHE writes.
     pub sets: u64,
-    /// INVALIDATE, INVALIDATETAG and FLOOR calls that removed something.
+    /// Keys and tags that INVALIDATE, INVALIDATETAG and FLOOR named, as far as there was something to invalidate.
     pub invalidations: u64,
-    /// Keys those calls and the reclaimer removed.
+    /// Keys that were removed for that, at once or by the reclaimer.
     pub invalidated_keys: u64,
+    /// Floors that went before their time, in databases that are not held any more.
+    floors_dropped: u64,
     /// Keys that were known here but not in the keyspace. Anything but 0 means an event that was missed.
     pub ghosts: u64,
 }
@@ -93,7 +95,8 @@ impl State {
 
     /// Floors that went before their time, because `version-floors-max` were there.
     pub fn floors_dropped(&self) -> u64 {
-        self.databases.values().map(|database| database.floors.dropped_by_cap()).sum()
+        let held = self.databases.values().map(|database| database.floors.dropped_by_cap());
+        held.fold(self.counters.floors_dropped, u64::saturating_add)
     }
 
     /// Bytes held for tags and floors. O(keys / 800).
@@ -232,16 +235,9 @@ impl State {
 
     /// One database (`Some`) or all of them are empty now.
     pub fn flushed(&mut self, db: Option<usize>) {
-        match db {
-            Some(db) => {
-                self.databases.remove(&db);
-                self.doomed.retain(|(doomed, _)| *doomed != db);
-            }
-            None => {
-                self.databases.clear();
-                self.doomed.clear();
-            }
-        }
+        let other = |of: usize| db.is_some_and(|db| db != of);
+        self.keep_databases(|of, _| other(of));
+        self.doomed.retain(|(of, _)| other(*of));
     }
 
     pub fn swapped(&mut self, a: usize, b: usize) {
@@ -277,10 +273,21 @@ impl State {
     /// To be called now and then: drops floors whose time is over, what is beyond the caps, and databases with nothing to
     /// remember. `budget` bounds the floors that go in one call, in each database.
     pub fn sweep(&mut self, config: &Config, now: UnixMs, budget: usize) {
-        self.databases.retain(|_, database| {
+        self.keep_databases(|_, database| {
             database.limit(config);
             database.floors.sweep(now, budget);
             !database.is_empty()
+        });
+    }
+
+    fn keep_databases(&mut self, mut keep: impl FnMut(usize, &mut Database) -> bool) {
+        let dropped = &mut self.counters.floors_dropped;
+        self.databases.retain(|&db, database| {
+            let kept = keep(db, database);
+            if !kept {
+                *dropped = dropped.saturating_add(database.floors.dropped_by_cap());
+            }
+            kept
         });
     }
 
@@ -321,5 +328,77 @@ fn index_error(error: IndexError) -> Error {
     match error {
         IndexError::TooManyTags => Error::TooManyTags,
         IndexError::Full => Error::IndexFull,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = UnixMs(1_000);
+
+    fn tags(state: &State, db: usize, key: &[u8]) -> usize {
+        state.tags(db, key).count()
+    }
+
+    #[test]
+    fn whatever_takes_the_key_takes_its_tags_and_leaves_its_floor_for_a_while() {
+        let config = Config::default();
+        for event in [KeyEvent::Deleted, KeyEvent::Expired, KeyEvent::Evicted] {
+            let mut state = State::default();
+            state.stored(&config, (0, b"k"), &[b"t"], Some(5), Some(NOW)).unwrap();
+            state.key_event(&config, event, 0, b"k", NOW);
+            assert_eq!((state.tagged_keys(), state.live_floors(), state.lingering_floors()), (0, 0, 1), "{event:?}");
+            assert_eq!(state.version_seen(0, b"k", NOW.plus(config.version_floor_ms - 1)), Some(5));
+            state.sweep(&config, NOW.plus(config.version_floor_ms), 10);
+            assert_eq!(state.memory(), 0, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_from_outside_has_no_tags() {
+        let (mut state, config) = (State::default(), Config::default());
+        state.stored(&config, (0, b"k"), &[b"t"], Some(5), Some(NOW)).unwrap();
+        state.key_event(&config, KeyEvent::Replaced, 0, b"k", NOW);
+        assert_eq!((tags(&state, 0, b"k"), state.version_seen(0, b"k", NOW)), (0, Some(5)));
+    }
+
+    #[test]
+    fn a_new_name_or_database_has_the_metadata_and_nothing_of_what_was_there() {
+        let (mut state, config) = (State::default(), Config::default());
+        state.stored(&config, (0, b"old"), &[b"a", b"b"], Some(5), Some(NOW)).unwrap();
+        state.stored(&config, (0, b"new"), &[b"c"], None, None).unwrap();
+        state.key_moved(&config, (0, b"old"), (0, b"new"), NOW);
+        assert_eq!(state.tags(0, b"new").collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!((tags(&state, 0, b"old"), state.version_seen(0, b"new", UnixMs(i64::MAX))), (0, Some(5)));
+        assert_eq!(state.version_seen(0, b"old", NOW), Some(5), "a late writer may still use the old name");
+        state.key_moved(&config, (0, b"new"), (3, b"new"), NOW);
+        assert_eq!((tags(&state, 0, b"new"), tags(&state, 3, b"new")), (0, 2));
+        state.key_moved(&config, (3, b"untagged"), (3, b"new"), NOW);
+        assert_eq!(tags(&state, 3, b"new"), 0);
+    }
+
+    #[test]
+    fn databases_are_swapped_and_flushed_with_all_they_remember() {
+        let (mut state, config) = (State::default(), Config::default());
+        state.stored(&config, (0, b"k"), &[b"t"], Some(1), Some(NOW)).unwrap();
+        state.swapped(0, 7);
+        assert_eq!((tags(&state, 0, b"k"), tags(&state, 7, b"k")), (0, 1));
+        state.stored(&config, (0, b"k"), &[b"t"], None, None).unwrap();
+        state.flushed(Some(7));
+        assert_eq!((tags(&state, 0, b"k"), state.version_seen(7, b"k", NOW)), (1, None));
+        state.flushed(None);
+        assert_eq!(state.memory(), 0);
+    }
+
+    #[test]
+    fn dropped_floors_stay_counted_when_their_database_goes() {
+        let (mut state, config) = (State::default(), Config { version_floors_max: 1, ..Config::default() });
+        for key in [b"a", b"b", b"c"] {
+            state.set_floor(&config, (0, key), 1, NOW.plus(10), Some(NOW)).unwrap();
+        }
+        assert_eq!((state.lingering_floors(), state.floors_dropped()), (1, 2));
+        state.sweep(&config, NOW.plus(10), 10);
+        assert_eq!((state.memory(), state.floors_dropped()), (0, 2));
     }
 }

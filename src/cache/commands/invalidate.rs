@@ -51,11 +51,9 @@ impl Command for Invalidate {
         for batch in live.chunks(BATCH) {
             removed = removed.saturating_add(server.unlink(batch));
         }
-        if removed > 0 {
-            let counters = &mut server.state().cache.counters;
-            counters.invalidations = counters.invalidations.saturating_add(1);
-            counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);
-        }
+        let counters = &mut server.state().cache.counters;
+        counters.invalidations = counters.invalidations.saturating_add(removed as u64);
+        counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);
         Ok(Reply::count(removed))
     }
 }

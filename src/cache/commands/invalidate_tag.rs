@@ -61,7 +61,7 @@ impl Command for InvalidateTag {
             .iter()
             .fold(0_usize, |sum, &retirement| sum.saturating_add(reclaim::left_of(server, db, retirement)));
         let counters = &mut server.state().cache.counters;
-        counters.invalidations = counters.invalidations.saturating_add(1);
+        counters.invalidations = counters.invalidations.saturating_add(retirements.len() as u64);
         counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);
         Ok(Reply::count(removed.saturating_add(later)))
     }

@@ -110,6 +110,13 @@ mod tests {
             assert_eq!(server.call::<Set>(line), Ok(Reply::Ok));
             assert_eq!(server.take_replicated(), [line]);
         }
+        server.draws.push_back(9);
+        server.call::<Set>("CACHE.SET k v PXAT 9999999999999 JITTER 9").unwrap();
+        assert_eq!(
+            server.take_replicated(),
+            ["CACHE.SET k v PXAT 10000000000008"],
+            "what was drawn is not drawn again"
+        );
         server.call::<Set>("CACHE.SET other v NX").unwrap();
         assert_eq!(server.take_replicated(), ["CACHE.SET other v"], "a condition is not decided again");
     }
