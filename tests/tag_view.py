@@ -88,4 +88,4 @@ def assert_view_is(server: Server, expected: Databases) -> None:
             assert {key: found for key in keys if (found := tags(client, key))} == wanted, f"tags by key in db {db}"
             for tag in {tag for carried in wanted.values() for tag in carried}:
                 assert tag_keys(client, tag) == {key for key, carried in wanted.items() if tag in carried}, (db, tag)
-    assert metric(server, "tagged_keys") == total
+    assert metric(server, "cache_tagged_keys") == total

@@ -129,8 +129,8 @@ def test_hits_and_misses_are_counted(make_server):
     client.execute_command("CACHE.MGET", "k", "nothing", "k")
     client.get("k")
     client.execute_command("CACHE.TTL", "k")
-    assert metric(server, "hits") == 3
-    assert metric(server, "misses") == 2
+    assert metric(server, "cache_hits") == 3
+    assert metric(server, "cache_misses") == 2
 
 
 def test_reading_counts_as_use_and_looking_does_not(make_server):
