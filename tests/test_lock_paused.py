@@ -132,7 +132,7 @@ def test_evicted_locks_that_expire_under_a_pause(pair):
     eventually(lambda: not any(validate(client, key, token) for key, token in locks.items()))
     sweeps_pass(primary)
     client.client_unpause()
-    limbo = "keyward_locks_in_limbo"
+    limbo = "keyward_lock_limbo"
     eventually(lambda: primary.info("everything")[limbo] == 0, message="work did not resume")
     assert client.exists(*locks) == 0
     replica.wait_until_synced()
@@ -248,4 +248,4 @@ def test_demotion_with_locks_in_limbo(pair):
     primary.wait_until_synced()
     assert all_valid(client, locks)
     assert client.exists(*locks) == len(locks)
-    assert primary.info("everything")["keyward_locks_in_limbo"] == 0
+    assert primary.info("everything")["keyward_lock_limbo"] == 0

@@ -189,7 +189,7 @@ def test_a_replica_has_the_same_locks(primary, make_server):
     client.execute_command("LOCK.RELEASE", keys[5], "ann")
     replica.wait_until_synced()
     assert locks_of(replica.client(), keys) == locks_of(client, keys)
-    for name in ("locks", "locks_in_limbo", "lock_bytes"):
+    for name in ("lock_locks", "lock_limbo", "lock_bytes"):
         metric = f"keyward_{name}"
         assert replica.info("everything")[metric] == primary.info("everything")[metric]
 

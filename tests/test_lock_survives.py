@@ -269,7 +269,7 @@ def test_evicted_locks_are_still_held_and_come_back(make_server, policy):
     server = make_evicting(make_server, policy)
     client = server.client()
     locks = acquire_many(client)
-    put_backs = metric(server, "locks_put_back_total")
+    put_backs = metric(server, "lock_evictions_undone")
     checks = [("LOCK.VALIDATE", key, token) for key, token in locks.items()]
     attempts = [("LOCK.ACQUIRE", key, "bob", "PX", 1000) for key in list(locks)[:5]]
     (size, *replies) = evict_everything(server, ("DBSIZE",), *checks, *attempts)
@@ -278,8 +278,8 @@ def test_evicted_locks_are_still_held_and_come_back(make_server, policy):
     eventually(lambda: client.exists(*locks) == len(locks), message="the keys did not come back")
     assert all_valid(client, locks)
     assert all(client.pttl(key) > 0 for key in locks)
-    assert metric(server, "locks_put_back_total") == put_backs + len(locks)
-    assert metric(server, "locks_in_limbo") == 0
+    assert metric(server, "lock_evictions_undone") == put_backs + len(locks)
+    assert metric(server, "lock_limbo") == 0
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"])
@@ -299,7 +299,7 @@ def test_no_lock_is_lost_in_a_cache_that_evicts_all_the_time(make_server, policy
         pipeline.execute(raise_on_error=False)
         locks_were_evicted.rounds += 1
         assert all_valid(client, locks)
-        return metric(primary, "locks_put_back_total") >= 5
+        return metric(primary, "lock_evictions_undone") >= 5
 
     locks_were_evicted.rounds = 0
     eventually(locks_were_evicted, timeout=30, message="no lock was ever evicted")
@@ -309,14 +309,14 @@ def test_no_lock_is_lost_in_a_cache_that_evicts_all_the_time(make_server, policy
     copy = replica.client()
     assert all_valid(copy, locks)
     eventually(lambda: copy.exists(*locks) == len(locks))
-    assert metric(replica, "locks_in_limbo") == 0
+    assert metric(replica, "lock_limbo") == 0
     replica.promote()
     assert acquire(copy, "lock:0", "bob") is None
     assert acquire(copy, "new", "bob") > max(locks.values())
 
 
 def test_a_server_full_of_nothing_but_locks_refuses_writes_and_goes_on(make_server):
-    server = make_server(config=["maxmemory-policy allkeys-lru"])
+    server = make_evicting(make_server, "allkeys-lru")
     client = server.client()
     locks = acquire_many(client, 500)
     client.config_set("maxmemory", 1)
@@ -378,7 +378,7 @@ def test_an_evicted_lock_ends_with_its_lease(make_server):
     evict_everything(server, ("CLIENT", "PAUSE", 100_000, "WRITE"))
     eventually(lambda: validate(client, token) == 0)
     client.client_unpause()
-    eventually(lambda: metric(server, "locks_in_limbo") == 0)
+    eventually(lambda: metric(server, "lock_limbo") == 0)
     assert client.exists("lock") == 0
     assert acquire(client, owner="bob") > token
 
@@ -388,7 +388,7 @@ def test_flushing_frees_evicted_locks_too(make_server):
     client, other = server.client(), server.client(db=1)
     locks, elsewhere = acquire_many(client), acquire(other)
     evict_everything(server, ("FLUSHDB",))
-    eventually(lambda: metric(server, "locks_in_limbo") == 0)
+    eventually(lambda: metric(server, "lock_limbo") == 0)
     assert client.dbsize() == 0
     assert validate(client, locks["lock:0"], "lock:0") == 0
     assert acquire(client, "lock:0", "bob") > max(locks.values())
@@ -440,7 +440,7 @@ def test_a_replica_knows_locks_that_are_evicted_on_the_primary(make_server):
     copy = replica.client()
     assert copy.exists(*locks) == 0
     assert all_valid(copy, locks)
-    assert metric(replica, "locks_in_limbo") == len(locks)
+    assert metric(replica, "lock_limbo") == len(locks)
     replica.promote()
     eventually(lambda: copy.exists(*locks) == len(locks))
     assert all_valid(copy, locks)
@@ -460,7 +460,7 @@ def test_a_full_sync_carries_locks_that_are_evicted(make_server):
     eventually(lambda: primary.client().exists(*locks) == len(locks))
     replica.wait_until_synced()
     assert copy.exists(*locks) == len(locks)
-    assert metric(replica, "locks_in_limbo") == 0
+    assert metric(replica, "lock_limbo") == 0
 
 
 # A real removal ends the lock, here and on the replica
@@ -496,8 +496,8 @@ def test_a_removed_lock_is_free(make_server, removal):
     if removal[0][0] != "FLUSHALL":
         assert validate(primary.client(db=1), other) == 1
         assert validate(replica.client(db=1), other) == 1
-    assert metric(primary, "locks_in_limbo") == 0
-    assert metric(replica, "locks_in_limbo") == 0
+    assert metric(primary, "lock_limbo") == 0
+    assert metric(replica, "lock_limbo") == 0
     replica.promote()
     for each in (client, copy):
         assert acquire(each, owner="bob") > token
@@ -513,8 +513,8 @@ def test_locks_that_expire_are_dropped_on_the_replica_too(make_server):
     eventually(lambda: client.dbsize() == 0)
     replica.wait_until_synced()
     assert replica.client().dbsize() == 0
-    assert metric(replica, "locks") == metric(primary, "locks") == 0
-    assert metric(replica, "locks_in_limbo") == 0
+    assert metric(replica, "lock_locks") == metric(primary, "lock_locks") == 0
+    assert metric(replica, "lock_limbo") == 0
     assert not any(validate(replica.client(), token, key) for key, token in tokens.items())
 
 
@@ -550,7 +550,7 @@ def test_a_lock_moves_with_its_key(make_server, move):
     replica.wait_until_synced()
     copy = replica.client(db=1 if there is not client else 0)
     assert validate(copy, token, key) == 1
-    assert metric(replica, "locks_in_limbo") == metric(primary, "locks_in_limbo") == 0
+    assert metric(replica, "lock_limbo") == metric(primary, "lock_limbo") == 0
     assert acquire(client, "lock", "carl") > other
     assert there.execute_command("LOCK.RELEASE", key, "ann") == 1
     assert there.exists(key) == 0
@@ -578,7 +578,7 @@ def test_memory_returns_when_all_locks_are_gone(make_server):
     def fill_and_empty():
         acquire_many(client, 2000)
         evict_everything(server, ("FLUSHALL", "SYNC"))
-        eventually(lambda: metric(server, "locks_in_limbo") == 0)
+        eventually(lambda: metric(server, "lock_limbo") == 0)
         client.execute_command("MEMORY", "PURGE")
         return server.info("memory")["used_memory_dataset"]
 

@@ -434,4 +434,4 @@ def test_evictions_of_limiters_that_were_not_full_are_counted(make_server):
     with RawClient(server) as raw:
         raw.pipeline([("CONFIG", "SET", "maxmemory", 1), ("SET", "x", "y"), ("CONFIG", "SET", "maxmemory", 0)])
     assert client.dbsize() == 0
-    assert server.info("everything")["keyward_limiters_evicted"] == 10
+    assert server.info("everything")["keyward_ratelimit_evicted"] == 10

@@ -1,0 +1,175 @@
+"""Every command of the module: a call that succeeds in the prepared world below, word by word with what
+each word is. The tests of bad input and of COMMAND DOCS go through it; a command that is missing here
+fails them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from raw_client import ErrorReply, RawClient, Word
+
+# What Redis takes for no integer, anywhere.
+NO_INTEGERS = ("", "+1", " 1", "1 ", "01", "-", "-0", "1.0", "1e3", "0x10", "one", b"1\x00", b"\xff", -(2**63) - 1)
+
+
+class Key(NamedTuple):
+    word: Word
+
+
+class Text(NamedTuple):
+    """Any bytes will do."""
+
+    word: Word
+
+
+class Bounded(NamedTuple):
+    """Bytes with a least and a greatest length: tags and owners."""
+
+    word: Word
+    most: int
+
+
+class Option(NamedTuple):
+    """A word of the syntax."""
+
+    word: Word
+
+
+class Number(NamedTuple):
+    """An integer, and integers that are refused in its place."""
+
+    word: Word
+    refused: tuple = ()
+    integers_end: int = 2**63
+
+
+LEASE = Number(60_000, (0, -1, 2**63 - 1))
+UNITS = Number(3, (0, -1, 10**12 + 1, 2**63 - 1))
+TAG_COUNT = Number(2, (0, -1, 1, 3, 65, 2**63 - 1))
+VERSION = Number(5, (-1, -(2**63)))
+TAG_1, TAG_2 = Bounded("tag:1", 512), Bounded("tag:2", 512)
+OWNER = Bounded("ann", 1024)
+KEY = Key("new")
+
+
+@dataclass(frozen=True)
+class Example:
+    parts: tuple
+    # Options that may be given once: giving them again must be refused.
+    once: tuple[tuple[Word, ...], ...] = ()
+    # Types of the world's keys that the command refuses.
+    refuses: tuple[str, ...] = ()
+    # Ends in a list: further words are no error.
+    open_ended: bool = False
+    # What COMMAND GETKEYS answers when not the Key words.
+    writes: bool = True
+    # Refused when memory is full: yes, no, or for the command's own page to say.
+    deny_oom: bool | None = False
+
+    def words(self) -> list[Word]:
+        return [part.word for part in self.parts]
+
+    def keys(self) -> list[Word]:
+        return [part.word for part in self.parts if isinstance(part, Key)]
+
+
+TAGS = (Option("TAGS"), TAG_COUNT, TAG_1, TAG_2)
+PX = (Option("PX"), LEASE)
+
+EXAMPLES: dict[str, Example] = {
+    "CACHE.SET": Example(
+        (KEY, Text("value"), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1)), *TAGS, Option("VERSION"), VERSION),
+        once=(("PX", 1), ("EX", 1), ("PXAT", 1), ("JITTER", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("KEEPTTL",)),
+        deny_oom=True,
+    ),
+    "CACHE.SETTAGGED": Example(
+        (KEY, Text("value"), *PX, *TAGS), once=(("PX", 1), ("TAGS", 1, "t"), ("GET",)), deny_oom=True
+    ),
+    "CACHE.SETJITTER": Example(
+        (KEY, Text("value"), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1))),
+        once=(("PX", 1), ("JITTER", 1), ("NX", "XX")),
+        deny_oom=True,
+    ),
+    "CACHE.MSET": Example(
+        (Number(2, (0, -1, 4, 7, 2**63 - 1)), KEY, Text("1"), Key("new:2"), Text("2"), *PX, *TAGS),
+        once=(("PX", 1), ("TAGS", 1, "t"), ("NX",), ("VERSION", 1)),
+        deny_oom=True,
+    ),
+    "CACHE.GET": Example((Key("string"),), refuses=("list", "lock", "limiter"), writes=False),
+    "CACHE.MGET": Example((Key("string"), Key("plain")), open_ended=True, writes=False),
+    "CACHE.TTL": Example((Key("string"),), writes=False),
+    "CACHE.TAG": Example((Key("plain"), TAG_1, TAG_2), open_ended=True, deny_oom=True),
+    "CACHE.UNTAG": Example((Key("string"), TAG_1), open_ended=True),
+    "CACHE.TAGS": Example((Key("string"),), writes=False),
+    "CACHE.TAGKEYS": Example(
+        (TAG_1, Option("CURSOR"), Number(0, (-1,), 2**64), Option("COUNT"), Number(10, (0, -1))),
+        once=(("CURSOR", 0), ("COUNT", 1)),
+        writes=False,
+    ),
+    "CACHE.TAGINFO": Example((TAG_1,), writes=False),
+    "CACHE.FLOOR": Example((Key("string"), VERSION), deny_oom=None),
+    "CACHE.INVALIDATE": Example((Key("string"), Key("plain")), open_ended=True),
+    "CACHE.INVALIDATETAG": Example((TAG_1, TAG_2), open_ended=True),
+    "LOCK.ACQUIRE": Example(
+        (KEY, OWNER, *PX, Option("REENTRANT")),
+        once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("NX",)),
+        refuses=("plain", "list", "limiter"),
+        deny_oom=True,
+    ),
+    "LOCK.RELEASE": Example(
+        (Key("lock"), OWNER), once=(("TOKEN", 1, "TOKEN", 1),), refuses=("plain", "list", "limiter")
+    ),
+    "LOCK.EXTEND": Example(
+        (Key("lock"), OWNER, Option("PX"), Number(6_000_000, LEASE.refused)),
+        once=(("PX", 1), ("EX", 1), ("TOKEN", 1, "TOKEN", 1)),
+        refuses=("plain", "list", "limiter"),
+    ),
+    "LOCK.VALIDATE": Example((Key("lock"), Number(1)), refuses=("plain", "list", "limiter"), writes=False),
+    "LOCK.INFO": Example((Key("lock"),), refuses=("plain", "list", "limiter"), writes=False),
+    "LOCK.FORCE": Example((Key("lock"),), refuses=("plain", "list", "limiter")),
+    "RATELIMIT.CHECK": Example(
+        (Key("limiter"), Option("SLIDING"), UNITS, *PX, Option("COST"), Number(1, UNITS.refused)),
+        once=(("COST", 1),),
+        refuses=("plain", "list", "lock"),
+    ),
+    "RATELIMIT.PEEK": Example(
+        (Key("limiter"), Option("SLIDING"), UNITS, *PX, Option("COST"), Number(1, UNITS.refused)),
+        once=(("COST", 1),),
+        refuses=("plain", "list", "lock"),
+        writes=False,
+    ),
+    "RATELIMIT.RESET": Example((Key("limiter"), Key("none")), refuses=("plain", "list", "lock"), open_ended=True),
+    "RATELIMIT.INFO": Example((Key("limiter"),), refuses=("plain", "list", "lock"), writes=False),
+    "KEYWARD.APPLY": Example(
+        (Option("CHARGE"), Text("limiter"), Option("SLIDING"), LEASE._replace(refused=(0, -1, 10**12 + 1)))
+        + (Number(1_750_000_000_000_000), Number(1, UNITS.refused)),
+    ),
+}
+
+# In debug builds only.
+UNLISTED = {"KEYWARD.DEBUG"}
+
+WORLD = ("string", "plain", "list", "lock", "limiter")
+
+
+def make_world(raw: RawClient) -> None:
+    """Fills the selected database with a key of each kind, named for it."""
+    for command in (
+        ("CACHE.SETTAGGED", "string", "value", "EX", 5000, "TAGS", 2, "tag:1", "tag:3"),
+        ("SET", "plain", "value", "EX", 5000),
+        ("RPUSH", "list", 1, 2, 3),
+        ("LOCK.ACQUIRE", "lock", "ann", "EX", 5000),
+        ("RATELIMIT.CHECK", "limiter", 10, "EX", 5000),
+    ):
+        reply = raw.call(*command)
+        assert not isinstance(reply, ErrorReply), (command, reply)
+
+
+def see_world(raw: RawClient) -> dict[str, object]:
+    """All that a client can see of the database, so that two looks can be compared."""
+    seen: dict[str, object] = {"size": raw.call("DBSIZE"), "tag:2": raw.call("CACHE.TAGKEYS", "tag:2")}
+    for key in (*WORLD, "new", "new:2"):
+        tags = raw.call("CACHE.TAGS", key)
+        seen[key] = (raw.call("DUMP", key), raw.call("PEXPIRETIME", key), set(tags))
+    return seen

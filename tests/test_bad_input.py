@@ -1,0 +1,602 @@
+"""Whatever a client sends: a clear error, nothing changed, nothing propagated, and the server lives."""
+
+import os
+import random
+import re
+import subprocess
+
+import pytest
+import redis
+from catalogue import EXAMPLES, NO_INTEGERS, UNLISTED, Bounded, Key, Number, Option, Text, make_world, see_world
+from propagation import ReplicationStream
+from raw_client import ErrorReply, RawClient
+from servers import REPOSITORY, eventually
+
+MEGABYTE = 1024 * 1024
+# The marker stands in for what users send: an error must not repeat it.
+MARKER = "xyzzy"
+
+every_command = pytest.mark.parametrize("command", EXAMPLES)
+every_write = pytest.mark.parametrize("command", [name for name, example in EXAMPLES.items() if example.writes])
+
+
+@pytest.fixture
+def raw(server):
+    with RawClient(server) as raw:
+        make_world(raw)
+        yield raw
+
+
+def assert_clear(reply, call=()):
+    assert isinstance(reply, ErrorReply), f"{call} was answered {reply!r}"
+    # The server's own texts for what it finds itself are fine too.
+    assert re.fullmatch(r"(ERR|WRONGTYPE|OOM|NOPERM|READONLY|EXECABORT|BUSYKEY) [ -~]+", reply), reply
+    assert "internal error" not in reply
+    assert MARKER not in reply
+
+
+def assert_refused(server, raw, calls):
+    """Each call is an error, and no trace is left of any."""
+    before = see_world(raw)
+    with ReplicationStream(server) as stream:
+        for call in calls:
+            assert_clear(raw.call(*call), call)
+        assert stream.read() == []
+    assert see_world(raw) == before
+
+
+def with_word(command, position, word):
+    words = EXAMPLES[command].words()
+    words[position] = word
+    return (command, *words)
+
+
+def positions(command, *kinds):
+    return [at for at, part in enumerate(EXAMPLES[command].parts) if isinstance(part, kinds)]
+
+
+def test_the_catalogue_is_complete(server):
+    with RawClient(server) as raw:
+        listed = raw.call("COMMAND", "LIST", "FILTERBY", "MODULE", "keyward")
+    assert {name.decode().upper() for name in listed} - UNLISTED == set(EXAMPLES)
+
+
+@every_command
+def test_the_example_of_the_catalogue_succeeds(raw, command):
+    """Or the errors below would prove nothing."""
+    assert not isinstance(raw.call(command, *EXAMPLES[command].words()), ErrorReply)
+
+
+@every_command
+def test_too_few_or_too_many_words(server, raw, command):
+    example = EXAMPLES[command]
+    words = example.words()
+    (info,) = raw.call("COMMAND", "INFO", command)
+    arity = info[1]
+    calls = [(command, *words[: count - 1]) for count in range(1, abs(arity))]
+    if not example.open_ended:
+        calls.append((command, *words, MARKER))
+        calls.append((command, *words, ""))
+        calls.append((command, *words, *words))
+    assert_refused(server, raw, calls)
+    for call in calls[: abs(arity) - 1]:
+        assert raw.call(*call).startswith("ERR wrong number of arguments")
+
+
+@every_command
+def test_repeated_conflicting_and_unknown_options(server, raw, command):
+    example = EXAMPLES[command]
+    calls = [(command, *example.words(), *option) for option in example.once]
+    calls += [with_word(command, at, MARKER) for at in positions(command, Option)]
+    assert_refused(server, raw, calls)
+
+
+@every_command
+def test_words_cut_off_at_the_end(server, raw, command):
+    """An option without its value, a list shorter than its count: an error, or a call that stands on its
+    own. Never half of it."""
+    words = EXAMPLES[command].words()
+    for count in range(len(words)):
+        before = see_world(raw)
+        reply = raw.call(command, *words[:count])
+        if isinstance(reply, ErrorReply):
+            assert_clear(reply)
+            assert see_world(raw) == before
+        raw.call("FLUSHALL")
+        make_world(raw)
+
+
+@every_command
+def test_numbers_that_are_none_or_out_of_range(server, raw, command):
+    calls = []
+    for at in positions(command, Number):
+        number = EXAMPLES[command].parts[at]
+        refused = (*NO_INTEGERS, number.integers_end, 10**40, *number.refused)
+        calls += [with_word(command, at, word) for word in refused]
+    assert_refused(server, raw, calls)
+
+
+@every_command
+def test_tags_and_owners_of_no_or_too_many_bytes(server, raw, command):
+    """Only where they would be stored: to look for one that cannot be is no error."""
+    calls = []
+    for at in positions(command, Bounded):
+        most = EXAMPLES[command].parts[at].most
+        calls += [with_word(command, at, word) for word in (b"", b"x" * (most + 1), b"x" * 64 * MEGABYTE)]
+    before = see_world(raw)
+    with ReplicationStream(server) as stream:
+        for call in calls:
+            reply = raw.call(*call)
+            if EXAMPLES[command].deny_oom or command.startswith("LOCK"):
+                assert_clear(reply, call[0])
+        if EXAMPLES[command].deny_oom or command.startswith("LOCK"):
+            assert stream.read() == []
+            assert see_world(raw) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [(command, kind) for command, example in EXAMPLES.items() for kind in example.refuses]
+)
+def test_keys_of_another_type(server, raw, command, kind):
+    for at in positions(command, Key):
+        assert_refused(server, raw, [with_word(command, at, kind)])
+        assert raw.call(*with_word(command, at, kind)).startswith("WRONGTYPE ")
+
+
+@every_command
+def test_any_bytes_are_fine_where_bytes_are_wanted(server, raw, command):
+    """Keys, values, tags, owners. Nothing of them has to be text."""
+    for at in positions(command, Key, Text, Bounded):
+        for word in (b"\xff\xfe\x00", b"\r\n$5\r\n", b"%s%n%d", "\u0100\u20ac".encode(), b"\x00"):
+            reply = raw.call(*with_word(command, at, word))
+            assert not isinstance(reply, ErrorReply), reply
+            raw.call("FLUSHALL")
+            make_world(raw)
+
+
+@every_command
+def test_empty_strings(server, raw, command):
+    """A key and a value may be empty."""
+    for at in positions(command, Key, Text):
+        reply = raw.call(*with_word(command, at, b""))
+        assert not isinstance(reply, ErrorReply), reply
+
+
+@every_command
+def test_words_of_64_megabytes(server, raw, command):
+    """As any word: taken where it may be so long, refused elsewhere, and given back when it is gone."""
+    huge = b"x" * 64 * MEGABYTE
+    for at in positions(command, Key, Text, Number, Option)[:2]:
+        reply = raw.call(*with_word(command, at, huge))
+        if isinstance(reply, ErrorReply):
+            assert_clear(reply)
+    raw.call("FLUSHALL", "SYNC")
+    eventually(lambda: server.info("memory")["used_memory_dataset"] < 32 * MEGABYTE)
+
+
+def test_ten_thousand_tags(server, raw):
+    tags = [f"tag:{number}" for number in range(10_000)]
+    px = ("PX", 60_000)
+    assert_refused(
+        server,
+        raw,
+        [
+            ("CACHE.TAG", "plain", *tags),
+            ("CACHE.TAG", "string", *tags[10:74]),
+            ("CACHE.SET", "new", "v", *px, "TAGS", 10_000, *tags),
+            ("CACHE.SETTAGGED", "new", "v", *px, "TAGS", 10_000, *tags),
+            ("CACHE.SETTAGGED", "new", "v", *px, "TAGS", 65, *tags[:65]),
+            ("CACHE.MSET", 1, "new", "v", *px, "TAGS", 10_000, *tags),
+        ],
+    )
+    assert raw.call("CACHE.INVALIDATETAG", *tags) == 1
+    assert raw.call("CACHE.UNTAG", "string", *tags) == 0
+
+
+def test_ten_thousand_keys(server, raw):
+    keys = [f"key:{number}" for number in range(10_000)]
+    assert raw.call("CACHE.MGET", *keys) == [None] * 10_000
+    assert raw.call("CACHE.INVALIDATE", *keys, "string") == 1
+    assert raw.call("RATELIMIT.RESET", *keys, "limiter") == 1
+    data = [word for key in keys for word in (key, "v")]
+    assert raw.call("CACHE.MSET", 10_000, *data) == "OK"
+    assert raw.call("CACHE.INVALIDATE", *keys) == 10_000
+
+
+# Elsewhere than in a plain call
+
+
+@every_command
+def test_errors_in_a_transaction(server, raw, command):
+    """A wrong number of words is found when it is queued; everything else stands in the reply of EXEC."""
+    example = EXAMPLES[command]
+    queued, _, executed = raw.pipeline([("MULTI",), (command,), ("EXEC",)])
+    assert queued == "OK"
+    assert_clear(executed)
+    assert executed.startswith("EXECABORT")
+    numbers = positions(command, Number)
+    if not numbers:
+        return
+    before = see_world(raw)
+    bad = with_word(command, numbers[0], MARKER)
+    *_, replies = raw.pipeline([("MULTI",), bad, ("ECHO", "on"), ("EXEC",)])
+    assert_clear(replies[0])
+    assert replies[1] == b"on"
+    assert see_world(raw) == before
+    assert not isinstance(raw.call(command, *example.words()), ErrorReply)
+
+
+@every_command
+def test_errors_in_a_script(server, raw, command):
+    numbers = positions(command, Number)
+    bad = with_word(command, numbers[0], MARKER) if numbers else (command,)
+    before = see_world(raw)
+    script = "local reply = redis.pcall(unpack(ARGV)) return {type(reply), reply.err}"
+    kind, text = raw.call("EVAL", script, 0, *bad)
+    assert kind == b"table"
+    assert MARKER not in text.decode()
+    if numbers:
+        assert text.startswith(b"ERR ")
+    assert isinstance(raw.call("EVAL", "return redis.call(unpack(ARGV))", 0, *bad), ErrorReply)
+    assert see_world(raw) == before
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory):
+    """A primary with the world in it, and its replica."""
+    from servers import Server
+
+    primary = Server(tmp_path_factory.mktemp("primary")).start()
+    replica = Server(tmp_path_factory.mktemp("replica")).start()
+    with RawClient(primary) as raw:
+        make_world(raw)
+    replica.replicate_from(primary).wait_until_synced()
+    yield replica
+    for server in (replica, primary):
+        server.check()
+        server.stop()
+
+
+@every_command
+def test_on_a_replica_writes_are_refused_and_reads_are_not(replica, command):
+    with RawClient(replica) as raw:
+        before = see_world(raw)
+        words = EXAMPLES[command].words()
+        reply = raw.call(command, *words)
+        if EXAMPLES[command].writes:
+            assert_clear(reply)
+            assert reply.startswith("READONLY")
+        else:
+            assert not isinstance(reply, ErrorReply)
+        for at in positions(command, Number):
+            assert_clear(raw.call(*with_word(command, at, MARKER)))
+        assert_clear(raw.call(command))
+        assert see_world(raw) == before
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A server that may not grow. Each test makes room for the world, and takes it away."""
+    from servers import Server
+
+    server = Server(tmp_path_factory.mktemp("full"), config=["maxmemory-policy noeviction"]).start()
+    yield server
+    server.check()
+    server.stop()
+
+
+@pytest.mark.parametrize("command", [name for name, example in EXAMPLES.items() if example.deny_oom is not None])
+def test_when_memory_is_full_what_adds_data_is_refused_and_nothing_else(full, command):
+    example = EXAMPLES[command]
+    with RawClient(full) as raw:
+        raw.call("CONFIG", "SET", "maxmemory", 0)
+        raw.call("FLUSHALL")
+        make_world(raw)
+        raw.call("CONFIG", "SET", "maxmemory", 1)
+        before = see_world(raw)
+        reply = raw.call(command, *example.words())
+        if example.deny_oom:
+            assert_clear(reply)
+            assert reply.startswith("OOM ")
+            assert see_world(raw) == before
+        else:
+            assert not isinstance(reply, ErrorReply)
+
+
+# KEYWARD.APPLY: its arguments come from a link or a file, and from users who may call it
+
+EFFECTS = {
+    "CHARGE": ("limiter", "SLIDING", 60_000, 1_750_000_000_000_000, 1),
+    "SETBACK": ("limiter", "SLIDING", 5_000_000, 1_750_000_000_000_000),
+    "LOCK": ("lock", "ann", 1_750_000_000_000_000, 4_000_000_000_000, 1),
+    "RESERVE": (1_750_000_000_000_000,),
+    "PUTBACK": ("lock", 1_750_000_000_000_000),
+    "FORGET": ("lock", 1_750_000_000_000_000),
+    "RETIRE": (1_750_000_000_000, "tag:9"),
+    "FLOOR": ("string", 5, 1_750_000_000_000),
+    "VALUE": ("new", "kw-limit1", b"\x01"),
+}
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_malformed_effects(server, raw, effect):
+    words = EFFECTS[effect]
+    calls = [("KEYWARD.APPLY", effect, *words[:count]) for count in range(len(words))]
+    if effect != "RETIRE":  # which ends in a list
+        calls.append(("KEYWARD.APPLY", effect, *words, MARKER))
+    for at, word in enumerate(words):
+        if isinstance(word, int):
+            # A moment before 1970 counts as 1970.
+            is_moment = effect in ("CHARGE", "SETBACK") and at == 3
+            for bad in (*NO_INTEGERS, 2**63, *(() if is_moment else (-1, -(2**63)))):
+                calls.append(("KEYWARD.APPLY", effect, *words[:at], bad, *words[at + 1 :]))
+    assert_refused(server, raw, calls)
+
+
+def test_effects_that_are_none(server, raw):
+    words = [MARKER, "", b"\xff", "LOCKS", "CHARGE ", "APPLY", "RESERVE\x00", b"x" * MEGABYTE]
+    assert_refused(server, raw, [("KEYWARD.APPLY", word, *rest) for word in words for rest in ((), (1, 2, 3))])
+
+
+@pytest.mark.parametrize("kind", ["plain", "list", "another of ours"])
+@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "LOCK", "PUTBACK", "FORGET"])
+def test_effects_on_keys_of_another_type(server, raw, effect, kind):
+    if kind == "another of ours":
+        kind = "lock" if effect in ("CHARGE", "SETBACK") else "limiter"
+    before = see_world(raw)
+    reply = raw.call("KEYWARD.APPLY", effect, kind, *EFFECTS[effect][1:])
+    # PUTBACK and FORGET of what is something else by now have nothing to do.
+    if effect not in ("PUTBACK", "FORGET"):
+        assert_clear(reply)
+    assert see_world(raw) == before
+
+
+@pytest.mark.parametrize("type_name", ["kw-lock-1", "kw-limit1", "kw-meta-1", "", "string"])
+def test_values_that_are_none(server, raw, type_name):
+    draw = random.Random(type_name)
+    payloads = [
+        b"",
+        b"\x01",
+        b"\x02" * 50,
+        b"\x01" * 1000,
+        *(draw.randbytes(draw.randrange(1, 60)) for _ in range(200)),
+    ]
+    assert_refused(server, raw, [("KEYWARD.APPLY", "VALUE", "new", type_name, payload) for payload in payloads])
+
+
+# Garbage
+
+POOL = [
+    *(key.encode() for key in ("string", "plain", "list", "lock", "limiter", "new", "new:2", "none")),
+    *(b"%d" % number for number in (0, -1, 1, 2, 3, 5, 10, 1000, 60_000, 10**12, 2**53, 2**63 - 1, 2**63)),
+    *b"EX PX EXAT PXAT TAGS JITTER VERSION NX XX TOKEN REENTRANT SLIDING COST CURSOR COUNT 10% ann bob tag:1 tag:2".split(),
+    *(b"", b"\x00", b"\xff\xff", b"+1", b"01", b"x" * 600),
+]
+PLAIN = [
+    (b"DEL", b"string"),
+    (b"SET", b"plain", b"v"),
+    (b"RENAME", b"lock", b"new"),
+    (b"RENAME", b"string", b"new:2"),
+    (b"COPY", b"limiter", b"new", b"REPLACE"),
+    (b"COPY", b"lock", b"new:2"),
+    (b"PERSIST", b"lock"),
+    (b"PEXPIRE", b"string", b"100000"),
+    (b"UNLINK", b"new", b"new:2"),
+    (b"SWAPDB", b"0", b"1"),
+]
+
+
+def random_call(draw):
+    if draw.random() < 0.1:
+        return draw.choice(PLAIN)
+    # A mutated example gets further than random words do.
+    name = draw.choice([name for name in EXAMPLES if name != "KEYWARD.APPLY"])
+    words = EXAMPLES[name].words() if draw.random() < 0.8 else []
+    for _ in range(draw.randrange(4)):
+        at = draw.randrange(len(words) + 1)
+        match draw.randrange(4):
+            case 0:
+                words.insert(at, draw.choice(POOL))
+            case 1:
+                del words[at : at + 1]
+            case 2:
+                words[at : at + 1] = [draw.choice(POOL)]
+            case 3:
+                words[at : at + 1] = [draw.randbytes(draw.randrange(8))]
+    return (name, *words)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_garbage_leaves_primary_and_replica_alike(make_server, seed):
+    """Ten thousand calls, some good, most not. What they did, whatever it was, they did on both."""
+    primary, copy = make_server(), make_server()
+    copy.replicate_from(primary).wait_until_synced()
+    draw = random.Random(seed)
+    good = 0
+    with RawClient(primary) as raw:
+        make_world(raw)
+        for _ in range(40):
+            calls = [random_call(draw) for _ in range(250)]
+            for call, reply in zip(calls, raw.pipeline(calls), strict=True):
+                if isinstance(reply, ErrorReply):
+                    assert "internal error" not in reply, call
+                    assert re.match(r"(ERR|WRONGTYPE) ", reply), (call, reply)
+                else:
+                    good += 1
+            make_world(raw) if raw.call("DBSIZE") == 0 else None
+    assert 1000 < good < 9500, "neither all good nor all bad"
+
+    def alike():
+        copy.wait_until_synced()
+        digests = [server.client().execute_command("DEBUG", "DIGEST") for server in (primary, copy)]
+        assert digests[0] == digests[1]
+        for db in (0, 1):
+            with RawClient(primary, db=db) as first, RawClient(copy, db=db) as second:
+                assert see_world(first) == see_world(second)
+        return True
+
+    # What has a short expiry may be on its way out.
+    eventually(alike)
+    for server in (primary, copy):
+        assert server.info("everything")["keyward_caught_panics"] == 0
+
+
+# Dumps
+
+CRC64_TABLE = []
+for byte in range(256):
+    crc = byte
+    for _ in range(8):
+        crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    CRC64_TABLE.append(crc)
+
+
+def with_checksum(body):
+    """The payload with the checksum that RESTORE wants (CRC-64/Jones), so that the damage reaches us."""
+    crc = 0
+    for byte in body:
+        crc = CRC64_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return body + crc.to_bytes(8, "little")
+
+
+def dumps(raw):
+    """A dump of each type of ours, small and large."""
+    raw.call("FLUSHALL")
+    make_world(raw)
+    raw.call("LOCK.ACQUIRE", "long", b"\x00\xff" * 500, "EX", 5000, "REENTRANT")
+    begin = int(raw.call("TIME")[0]) * 10**6 - 80 * 10**6
+    for number in range(40):
+        raw.call("KEYWARD.APPLY", "CHARGE", "many", "SLIDING", 100_000, begin + number * 2 * 10**6, 99)
+    for seconds in range(16):
+        raw.call("RATELIMIT.CHECK", "windows", 10**12, "EX", 5000 + seconds, "COST", 10**11 + seconds)
+    return {key: raw.call("DUMP", key) for key in ("lock", "long", "limiter", "many", "windows")}
+
+
+def test_the_checksum_is_the_servers(raw):
+    for dump in dumps(raw).values():
+        assert with_checksum(dump[:-8]) == dump
+        assert raw.call("RESTORE", "restored", 0, dump, "REPLACE") == "OK"
+
+
+def test_flipped_and_truncated_dumps_are_refused(server, raw):
+    before = None
+    for dump in dumps(raw).values():
+        before = before or see_world(raw)
+        bad = [dump[:size] for size in range(len(dump))]
+        bad += [dump[:at] + bytes([dump[at] ^ 1 << at % 8]) + dump[at + 1 :] for at in range(len(dump))]
+        for reply in raw.pipeline([("RESTORE", "restored", 0, payload) for payload in bad]):
+            assert_clear(reply)
+    assert raw.call("EXISTS", "restored") == 0
+    assert see_world(raw) == before
+
+
+def use(raw, key):
+    """Whatever a damaged dump has become: every command answers."""
+    for call in (
+        ("LOCK.INFO", key),
+        ("LOCK.VALIDATE", key, 1),
+        ("LOCK.EXTEND", key, "ann", "PX", 1000),
+        ("RATELIMIT.INFO", key),
+        ("RATELIMIT.PEEK", key, 10, "EX", 5000, "COST", 3),
+        ("RATELIMIT.CHECK", key, 10**12, "EX", 5000, "COST", 3),
+        ("MEMORY", "USAGE", key),
+        ("COPY", key, "copied", "REPLACE"),
+        ("DUMP", key),
+        ("PTTL", key),
+        ("LOCK.RELEASE", key, "ann"),
+        ("UNLINK", key, "copied"),
+    ):
+        reply = raw.call(*call)
+        if isinstance(reply, ErrorReply):
+            assert_clear(reply)
+
+
+def test_damaged_dumps_with_a_right_checksum_are_refused_or_are_sound_values(make_server):
+    """What RESTORE takes may come from anybody. The first byte is left alone: it says which type the
+    server takes it for, and damage to its own types is not ours."""
+    server = make_server()
+    draw = random.Random(7)
+    with RawClient(server) as raw:
+        refused = taken = 0
+        for dump in dumps(raw).values():
+            body = dump[:-8]
+            bad = [body[:size] + dump[-10:-8] for size in range(1, len(body) - 2)][-150:]
+            for at in range(1, len(body) - 2):
+                bad.append(body[:at] + bytes([body[at] ^ 1 << draw.randrange(8)]) + body[at + 1 :])
+                bad.append(body[:at] + draw.randbytes(1) + body[at + 1 :])
+            for payload in bad:
+                reply = raw.call("RESTORE", "restored", 0, with_checksum(payload))
+                if isinstance(reply, ErrorReply):
+                    assert_clear(reply)
+                    refused += 1
+                else:
+                    use(raw, "restored")
+                    taken += 1
+        assert raw.call("EXISTS", "restored") == 0
+    assert refused > 500
+    assert taken > 0, "a flipped bit in an owner's name, for instance"
+    assert server.info("everything")["keyward_caught_panics"] == 0
+
+
+def test_a_dump_from_nowhere_does_not_use_up_the_fencing_tokens(make_server):
+    """A dump says which token its lock has. The greatest possible one must not end all granting."""
+    server = make_server()
+    with RawClient(server) as raw:
+        token = raw.call("LOCK.ACQUIRE", "lock", "ann", "EX", 5000)
+        dump = raw.call("DUMP", "lock")
+        forged = dump[:-8].replace(varint(2 * token), varint(2 * (2**53 - 1)))
+        assert forged != dump[:-8], "the test no longer knows how a token is stored"
+        reply = raw.call("RESTORE", "forged", 0, with_checksum(forged))
+        if isinstance(reply, ErrorReply):
+            assert_clear(reply)
+        after = raw.call("LOCK.ACQUIRE", "next", "ann", "EX", 5000)
+        assert isinstance(after, int), after
+        assert token < after < 2**53
+
+
+def varint(number):
+    """Seven bits a byte, the lowest first, as the dump writes integers (signed ones doubled)."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+# A bug of our own
+
+
+@pytest.fixture(scope="session")
+def debug_module():
+    """The module built without --release, which has KEYWARD.DEBUG."""
+    subprocess.run(["cargo", "build", "--locked", "--quiet"], cwd=REPOSITORY, check=True, timeout=900)
+    return REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "libkeyward.so"
+
+
+@pytest.mark.timeout(960)
+def test_a_panic_is_an_error_and_the_server_lives(make_server, debug_module, monkeypatch):
+    monkeypatch.setenv("KEYWARD_MODULE", str(debug_module))
+    server = make_server()
+    server.tolerated.add("panicked at")
+    with RawClient(server) as raw:
+        make_world(raw)
+        before = see_world(raw)
+        with ReplicationStream(server) as stream:
+            for _ in range(3):
+                assert raw.call("KEYWARD.DEBUG", "PANIC") == "ERR internal error"
+            *_, replies = raw.pipeline([("MULTI",), ("KEYWARD.DEBUG", "PANIC"), ("ECHO", "on"), ("EXEC",)])
+            assert replies == ["ERR internal error", b"on"]
+            reply = raw.call("EVAL", "return redis.pcall('KEYWARD.DEBUG', 'PANIC')", 0)
+            assert isinstance(reply, ErrorReply)
+            assert stream.read() == []
+        assert see_world(raw) == before
+        assert raw.call("PING") == "PONG"
+    assert server.info("everything")["keyward_caught_panics"] == 5
+    assert server.alive()
+    assert "internal error in keyward.debug" in server.log()
+
+
+def test_release_builds_have_no_debug_command(server):
+    with pytest.raises(redis.ResponseError, match="unknown command"):
+        server.client().execute_command("KEYWARD.DEBUG", "PANIC")
