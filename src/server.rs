@@ -95,7 +95,8 @@ pub trait Server {
     /// Sets the expiry of an existing key. Fires no event; does not replicate.
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>);
 
-    /// Deletes the key and fires `del` if it was there; does not replicate.
+    /// Deletes the key, and module memory learns of it. Fires no event, which would cost more than the deletion; does not
+    /// replicate.
     fn delete(&mut self, key: Arg<'_>) -> bool;
 
     /// Sends this command to replicas and the AOF. Several calls in one command arrive as one transaction.

@@ -16,11 +16,13 @@ use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::native::NativeValue;
 use crate::server::{Expiry, Permission, Server, StringValue, Word};
-use crate::state::State;
+use crate::state::{KeyEvent, State};
 
 const READ: c_int = raw::REDISMODULE_READ as c_int;
 const WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
 const NO_TOUCH: c_int = raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int;
+const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
+const MODULE: c_int = raw::REDISMODULE_KEYTYPE_MODULE as c_int;
 
 /// The server during one callback.
 pub(super) struct Running<'a> {
@@ -204,7 +206,7 @@ impl Server for Running<'_> {
     fn expiry(&mut self, key: Arg<'_>) -> Expiry {
         let mode = self.mode | NO_TOUCH;
         let open = self.open(key, mode);
-        if open.kind() == raw::REDISMODULE_KEYTYPE_EMPTY as c_int {
+        if open.kind() == EMPTY {
             return Expiry::NoKey;
         }
         // SAFETY: an open key.
@@ -215,22 +217,21 @@ impl Server for Running<'_> {
     }
 
     fn string(&mut self, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
-        const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
-        const STRING: c_int = raw::REDISMODULE_KEYTYPE_STRING as c_int;
         let mode = self.mode;
         let open = self.open(key, mode);
-        match open.kind() {
-            EMPTY => Ok(None),
-            STRING => {
-                let mut len = 0;
-                // SAFETY: an open key that holds a string. The pointer stays good until the value changes: `found` is
-                // emptied before this module changes anything.
-                let pointer = unsafe { call!(RedisModule_StringDMA, open.key, &mut len, READ) };
-                self.found.push((pointer.cast_const().cast(), len));
-                Ok(Some(StringValue(self.found.len().saturating_sub(1))))
-            }
-            _ => Err(Error::WrongType),
+        // A key opened for reading is null when it is not there; one opened for writing never is.
+        if open.key.is_null() || (mode == WRITE && open.kind() == EMPTY) {
+            return Ok(None);
         }
+        let mut len = 0;
+        // SAFETY: an open key; the server answers null if it holds no string. The pointer stays good until the value changes:
+        // `found` is emptied before this module changes anything.
+        let pointer = unsafe { call!(RedisModule_StringDMA, open.key, &mut len, READ) };
+        if pointer.is_null() {
+            return Err(Error::WrongType);
+        }
+        self.found.push((pointer.cast_const().cast(), len));
+        Ok(Some(StringValue(self.found.len().saturating_sub(1))))
     }
 
     fn bytes(&self, value: StringValue) -> &[u8] {
@@ -280,8 +281,6 @@ impl Server for Running<'_> {
     }
 
     fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error> {
-        const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
-        const MODULE: c_int = raw::REDISMODULE_KEYTYPE_MODULE as c_int;
         let mode = self.mode;
         let open = self.open(key, mode);
         match open.kind() {
@@ -325,7 +324,7 @@ impl Server for Running<'_> {
     fn delete(&mut self, key: Arg<'_>) -> bool {
         self.found.clear();
         let open = self.open(key, WRITE);
-        if open.kind() == raw::REDISMODULE_KEYTYPE_EMPTY as c_int {
+        if open.kind() == EMPTY {
             return false;
         }
         // SAFETY: a key open for writing.
@@ -334,7 +333,8 @@ impl Server for Running<'_> {
         }
         let name = open.name();
         self.signal(name);
-        self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"del", name);
+        let (db, moment) = (self.db(), self.now().to_ms());
+        state().key_event(KeyEvent::Deleted, db, key.bytes, moment, self.replayed());
         true
     }
 
@@ -353,8 +353,7 @@ impl Running<'_> {
         // SAFETY: the context of the running callback, a live string, and a key that is closed in every case.
         let was_there = unsafe {
             let key = call!(RedisModule_OpenKey, self.ctx, name, WRITE | NO_TOUCH);
-            let was_there =
-                !key.is_null() && call!(RedisModule_KeyType, key) != raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
+            let was_there = !key.is_null() && call!(RedisModule_KeyType, key) != EMPTY;
             if was_there {
                 call!(RedisModule_UnlinkKey, key);
             }

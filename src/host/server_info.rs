@@ -22,8 +22,9 @@ pub(super) fn look(ctx: Ctx) {
         );
     }
     // A module that is loaded into a running server finds replicas, or the backlog of one, without having seen them come.
-    let alone = info(ctx, c"replication")
-        .is_some_and(|text| text.contains("\r\nconnected_slaves:0\r\n") && text.contains("\r\nrepl_backlog_active:0\r\n"));
+    let alone = info(ctx, c"replication").is_some_and(|text| {
+        text.contains("\r\nconnected_slaves:0\r\n") && text.contains("\r\nrepl_backlog_active:0\r\n")
+    });
     host().audience |= !alone;
 }
 
@@ -41,7 +42,13 @@ fn element(reply: Reply, index: usize) -> Option<Reply> {
 }
 
 /// Calls a command with one or two arguments and copies the string that `part` finds in its reply.
-fn ask(ctx: Ctx, command: &CStr, first: &CStr, second: &CStr, part: impl Fn(Reply) -> Option<Reply>) -> Option<Vec<u8>> {
+fn ask(
+    ctx: Ctx,
+    command: &CStr,
+    first: &CStr,
+    second: &CStr,
+    part: impl Fn(Reply) -> Option<Reply>,
+) -> Option<Vec<u8>> {
     // SAFETY: the context of the load and NUL-terminated strings; the reply and its string are checked for null, the string is
     // copied, and the reply is freed once.
     unsafe {
@@ -55,9 +62,8 @@ fn ask(ctx: Ctx, command: &CStr, first: &CStr, second: &CStr, part: impl Fn(Repl
         }
         let mut len = 0;
         let text = part(reply).map(|reply| call!(RedisModule_CallReplyStringPtr, reply, &mut len));
-        let found = text
-            .filter(|text| !text.is_null())
-            .map(|text| std::slice::from_raw_parts(text.cast::<u8>(), len).to_vec());
+        let found =
+            text.filter(|text| !text.is_null()).map(|text| std::slice::from_raw_parts(text.cast::<u8>(), len).to_vec());
         call!(RedisModule_FreeCallReply, reply);
         found
     }
