@@ -272,6 +272,10 @@ impl Server for FakeServer {
         was_there
     }
 
+    fn has_audience(&self) -> bool {
+        true
+    }
+
     fn replicate(&mut self, command: &'static str, words: &[Word<'_>]) {
         let mut sent = vec![command.as_bytes().to_vec()];
         sent.extend(words.iter().map(|word| match word {

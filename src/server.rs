@@ -99,6 +99,10 @@ pub trait Server {
     /// replicate.
     fn delete(&mut self, key: Arg<'_>) -> bool;
 
+    /// Can anybody receive what is replicated? If not, there is no need to put an effect together:
+    /// [`Server::replicate_verbatim`] counts the change as well.
+    fn has_audience(&self) -> bool;
+
     /// Sends this command to replicas and the AOF. Several calls in one command arrive as one transaction.
     fn replicate(&mut self, command: &'static str, words: &[Word<'_>]);
 

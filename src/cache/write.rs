@@ -65,6 +65,9 @@ pub(super) fn replicate<S: Server>(
     expiry: Option<UnixMs>,
     options: &WriteOptions<'_>,
 ) {
+    if !server.has_audience() {
+        return server.replicate_verbatim();
+    }
     let mut words: SmallVec<[Word<'_>; 12]> = smallvec![Word::Arg(key), Word::Arg(value)];
     if let Some(UnixMs(at)) = expiry {
         words.extend([Word::Text("PXAT"), Word::Int(at)]);

@@ -131,7 +131,7 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
     })
 }
 
-/// Describes a registered command to the server, and puts it into its family's ACL category where the server has them.
+/// Describes a registered command to the server, and puts it into its ACL categories where the server lets modules do that.
 pub(super) fn describe(ctx: Ctx, spec: &CommandSpec) -> bool {
     let mut arena = Arena::default();
     // SAFETY: zero is valid for every field: null pointers and 0.
@@ -163,11 +163,12 @@ pub(super) fn describe(ctx: Ctx, spec: &CommandSpec) -> bool {
 /// # Safety
 /// `command` is a command of this module.
 unsafe fn categorize(command: *mut raw::RedisModuleCommand, spec: &CommandSpec, arena: &mut Arena) -> bool {
-    let Some(category) = spec.family.category() else { return true };
-    if !has!(RedisModule_AddACLCategory) || !has!(RedisModule_SetCommandACLCategories) {
+    if !has!(RedisModule_SetCommandACLCategories) {
         return true;
     }
-    let category = arena.string(category);
+    let own = spec.family.category().filter(|_| has!(RedisModule_AddACLCategory));
+    let categories = own.into_iter().chain(spec.categories()).collect::<Vec<_>>().join(" ");
+    let categories = arena.string(&categories);
     // SAFETY: a command of ours and a NUL-terminated string that lives through the call.
-    unsafe { ok(call!(RedisModule_SetCommandACLCategories, command, category)) }
+    unsafe { ok(call!(RedisModule_SetCommandACLCategories, command, categories)) }
 }

@@ -338,8 +338,16 @@ impl Server for Running<'_> {
         true
     }
 
+    fn has_audience(&self) -> bool {
+        host().audience || self.argv.is_empty()
+    }
+
     fn replicate(&mut self, command: &'static str, words: &[Word<'_>]) {
-        replicate::command(self.ctx, self.argv, command, words);
+        if self.has_audience() {
+            replicate::command(self.ctx, self.argv, command, words);
+        } else {
+            replicate::verbatim(self.ctx);
+        }
     }
 
     fn replicate_verbatim(&mut self) {
