@@ -1,0 +1,146 @@
+//! What is done with an input: by the fuzz targets here, and by tests/fuzz_corpus.rs, which replays the corpus. An input
+//! may be refused. It fails by a panic, or by a promise that is broken.
+
+use keyward::args::Arg;
+use keyward::clock::UnixMs;
+use keyward::commands::Command;
+use keyward::error::Error;
+use keyward::every_command;
+use keyward::fake_server::FakeServer;
+use keyward::lock::Lock;
+use keyward::native::NativeValue;
+use keyward::ratelimit::limiter::Limiter;
+use keyward::server::Server;
+use keyward::state::{KeyEvent, State};
+
+/// The key that loaded values get, and that corpus scripts use.
+const KEY: &str = "k";
+
+/// A script: commands separated by an empty line, their words by line ends. `advance` and a number lets time pass, in
+/// milliseconds; `evict` and `delete` remove a key behind the module's back.
+#[allow(dead_code, reason = "each fuzz target uses one of the two")]
+pub fn run_script(input: &[u8]) {
+    let mut server = FakeServer::new();
+    let mut command: Vec<Vec<u8>> = Vec::new();
+    for line in input.split(|byte| *byte == b'\n').chain([&b""[..]]) {
+        if !line.is_empty() {
+            command.push(line.to_vec());
+        } else if !command.is_empty() {
+            step(&mut server, std::mem::take(&mut command));
+        }
+    }
+}
+
+fn step(server: &mut FakeServer, argv: Vec<Vec<u8>>) {
+    let words: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
+    match words[..] {
+        [b"advance", ms] => {
+            let ms = std::str::from_utf8(ms).ok().and_then(|ms| ms.parse::<u32>().ok());
+            server.advance_ms(ms.unwrap_or(1).into());
+        }
+        [b"evict", key] => server.evict(&String::from_utf8_lossy(key)),
+        [b"delete", key] => {
+            server.delete(Arg::named(key));
+        }
+        _ => {
+            let sent = server.replicated.len();
+            if call(server, argv).is_some_and(|result| result.is_err()) {
+                assert_no_effect(&server.replicated[sent..]);
+            }
+        }
+    }
+}
+
+/// What a refused command may have replicated: that a lock in its way had expired, or was still held.
+fn assert_no_effect(replicated: &[Vec<Vec<u8>>]) {
+    for words in replicated {
+        let name = words.get(1).map(Vec::as_slice);
+        assert!(words[0] == b"DEL" || matches!(name, Some(b"FORGET" | b"PUTBACK")), "an error replicated {words:?}");
+    }
+}
+
+macro_rules! call_by_name {
+    ($($command:ty,)*) => {
+        /// Runs the command that is named first; `None` if there is no such command.
+        fn call(server: &mut FakeServer, argv: Vec<Vec<u8>>) -> Option<Result<(), Error>> {
+            let name = argv.first()?.to_ascii_lowercase();
+            $(if name == <$command as Command>::SPEC.name.as_bytes() {
+                // Formatting reads every byte of the reply.
+                let reply = server.call_argv::<$command>(argv);
+                return Some(reply.map(|reply| assert_ne!(format!("{reply:?}"), "")));
+            })*
+            None
+        }
+    };
+}
+every_command!(call_by_name);
+
+/// A dump. Its first byte says of what: a limiter, a lock, or a record of an RDB file, whose kind is in the next two bytes.
+#[allow(dead_code, reason = "each fuzz target uses one of the two")]
+pub fn load_dump(input: &[u8]) {
+    match input.split_first() {
+        Some((0, bytes)) => load_value::<Limiter>(bytes, 64 * 1024),
+        Some((1, bytes)) => load_value::<Lock>(bytes, 64 * 1024),
+        Some((2, [low, high, bytes @ ..])) => load_record(u64::from(u16::from_le_bytes([*low, *high])), bytes),
+        _ => {}
+    }
+}
+
+fn load_value<T: NativeValue>(bytes: &[u8], most: usize) {
+    let Some(value) = T::decode(bytes) else { return };
+    let mut server = FakeServer::new();
+    assert_eq!(value.encode(&server.state), bytes, "a value is written as it was read");
+    assert!(value.memory(&server.state) <= most, "the bytes cannot make it take any memory they like");
+    server.put_native(Arg::named(KEY.as_bytes()), value, None);
+    use_key(&mut server);
+}
+
+fn load_record(kind: u64, bytes: &[u8]) {
+    let mut server = FakeServer::new();
+    let now = server.now().to_ms();
+    if server.state.load(kind, bytes, now).is_none() {
+        return;
+    }
+    server.put_string(KEY, "value");
+    server.event(KeyEvent::Loaded, KEY.as_bytes());
+    server.state.loaded();
+    assert_saves(&server.state, now);
+    use_key(&mut server);
+    server.call::<keyward::cache::commands::invalidate_tag::InvalidateTag>("cache.invalidatetag a b c").ok();
+    server.state.flushed(None);
+}
+
+/// What is saved can be loaded.
+fn assert_saves(state: &State, now: UnixMs) {
+    let mut again = State::default();
+    state.save(&mut |kind, bytes| assert!(again.load(kind, bytes, now).is_some(), "saved record {kind} is refused"));
+    again.loaded();
+}
+
+/// Every command, whatever is there now.
+fn use_key(server: &mut FakeServer) {
+    for line in [
+        "ratelimit.info k",
+        "ratelimit.peek k 10 EX 60 COST 3",
+        "ratelimit.check k 1000000000000 EX 60 COST 3",
+        "ratelimit.check k 1000 PX 1",
+        "lock.info k",
+        "lock.validate k 1",
+        "lock.extend k owner PX 1000",
+        "lock.acquire k owner PX 1000 REENTRANT",
+        "lock.release k owner",
+        "cache.tags k",
+        "cache.get k",
+        "cache.tag k a b c",
+        "cache.tagkeys a",
+        "cache.taginfo a",
+        "cache.floor k 5",
+        "cache.set k v VERSION 6 TAGS 1 a PX 100",
+        "advance 200",
+        "lock.acquire k other PX 1000",
+        "cache.untag k",
+    ] {
+        let words = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        step(server, words);
+    }
+}
