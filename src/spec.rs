@@ -160,6 +160,19 @@ impl ArgSpec {
 }
 
 impl CommandSpec {
+    /// The server's own ACL categories that the command belongs to, without `@`; the family's comes on top. They follow from
+    /// the flags, as for the server's commands, but for commands of modules the server does not infer them.
+    pub fn categories(&self) -> Vec<&'static str> {
+        let named = self.flags.iter().flat_map(|flag| match flag {
+            Flag::Write => &["write"][..],
+            Flag::ReadOnly => &["read"],
+            Flag::Admin => &["admin", "dangerous"],
+            Flag::Fast | Flag::DenyOom => &[],
+        });
+        let speed = if self.flags.contains(&Flag::Fast) { "fast" } else { "slow" };
+        named.copied().chain([speed]).collect()
+    }
+
     /// The syntax line, as redis-cli prints its hints: `CACHE.GET key`.
     pub fn syntax(&self) -> String {
         let mut line = self.name.to_ascii_uppercase();
