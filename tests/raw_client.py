@@ -67,7 +67,9 @@ class RawClient:
             case b"*":
                 return [self.read() for _ in range(int(rest))]
             case b"~":
-                return {self.read() for _ in range(int(rest))}
+                items = [self.read() for _ in range(int(rest))]
+                # A set of maps stays a list: Python has no such set.
+                return items if any(isinstance(item, dict | list) for item in items) else set(items)
             case b"%":
                 return {self.read(): self.read() for _ in range(int(rest))}
         raise AssertionError(f"unexpected {line!r}")
