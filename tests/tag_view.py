@@ -89,3 +89,38 @@ def assert_view_is(server: Server, expected: Databases) -> None:
             for tag in {tag for carried in wanted.values() for tag in carried}:
                 assert tag_keys(client, tag) == {key for key, carried in wanted.items() if tag in carried}, (db, tag)
     assert metric(server, "cache_tagged_keys") == total
+
+
+CONTENT = {
+    b"hash": lambda client, key: client.hgetall(key),
+    b"list": lambda client, key: client.lrange(key, 0, -1),
+    b"set": lambda client, key: set(client.smembers(key)),
+    b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
+    b"none": lambda client, key: None,
+}
+
+
+def picture(server: Server) -> dict:
+    """Everything that a replica or a restart must reproduce: of every key its value, its expiry and its tags, of every tag
+    what CACHE.TAGINFO says but the memory it takes."""
+    databases = {}
+    for name in server.info("keyspace"):
+        db = int(name.removeprefix("db"))
+        with server.client(db=db) as client:
+            keys = {}
+            for key in client.keys("*"):
+                kind = client.type(key)
+                value = client.execute_command("CACHE.GET", key) if kind == b"string" else CONTENT[kind](client, key)
+                keys[key] = kind, value, client.execute_command("PEXPIRETIME", key), tags(client, key)
+            names = {tag for value in keys.values() for tag in value[-1]}
+            infos = {
+                tag: {name: value for name, value in tag_info(client, tag).items() if name != "bytes"} for tag in names
+            }
+            databases[db] = keys, infos
+    return databases
+
+
+def retire_and_hold(server: Server, tag: str, *further: Sequence[Word], db: int = 0) -> list:
+    """Invalidates a giant tag and keeps the reclaimer from its work until CLIENT UNPAUSE. `further`: commands to be run
+    between the two. The replies of the invalidation and of those."""
+    return at_once(server, ("CACHE.INVALIDATETAG", tag), *further, ("CLIENT", "PAUSE", 600_000, "WRITE"), db=db)[:-1]

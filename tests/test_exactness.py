@@ -7,7 +7,8 @@ import pytest
 import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from keyspace_model import KeyspaceModel, Operation
+from keyspace_model import KeyspaceModel
+from random_operations import DATABASES, KEYS, TAGS, RandomOperations
 from raw_client import ErrorReply, RawClient
 from servers import default_flavour, eventually
 from tag_view import assert_view_is, at_once, fill_tag, metric, set_tagged, tag_info, tag_keys, tags
@@ -16,6 +17,11 @@ VALKEY_8_1 = default_flavour() == "valkey-8.1"
 # Fixed in Valkey 9: with a module that hears of GENERIC key events, the client is on the wrong database after these.
 wrong_database = pytest.mark.skipif(
     VALKEY_8_1, reason="Valkey 8.1: MOVE and COPY ... DB leave the client on the wrong database (server bug)"
+)
+wrong_database_in_multi = pytest.mark.xfail(
+    default_flavour() == "valkey-9.1",
+    strict=True,
+    reason="Valkey 9.1: inside MULTI a module hears of MOVE and COPY ... DB as if they ended in the client's database",
 )
 HAS_HASH_FIELD_EXPIRY = default_flavour() in ("redis-8.2", "valkey-9.1")
 
@@ -269,6 +275,30 @@ def test_move_carries_the_tags(server, tagged):
     assert_tags_are(there, {b"k": {b"t", b"u"}, b"other": {b"x"}})
 
 
+@wrong_database
+@wrong_database_in_multi
+def test_move_inside_a_transaction(make_server):
+    server = make_server()
+    client, there = server.client(), server.client(db=5)
+    set_tagged(client, "k", "t", "u")
+    assert at_once(server, ("MOVE", "k", 5)) == [1]
+    assert_tags_are(client, {})
+    assert_tags_are(there, {b"k": {b"t", b"u"}})
+
+
+@wrong_database
+@wrong_database_in_multi
+def test_copy_to_another_database_inside_a_transaction(make_server):
+    server = make_server()
+    client, there = server.client(), server.client(db=5)
+    set_tagged(client, "k", "t")
+    set_tagged(client, "new", "t", "u")
+    set_tagged(there, "new", "x")
+    assert at_once(server, ("COPY", "k", "new", "DB", 5, "REPLACE")) == [1]
+    assert_tags_are(client, {b"k": {b"t"}, b"new": {b"t", b"u"}})
+    assert_tags_are(there, {})
+
+
 def test_the_target_of_copy_has_no_tags(tagged):
     set_tagged(tagged, "target", "x")
     assert tagged.copy("k", "new")
@@ -464,11 +494,6 @@ def test_memory_comes_back_when_all_is_gone(make_server):
 
 # Random operations, compared with the model
 
-KEYS = [b"k:%d" % number for number in range(60)]
-TAGS = [b"t:%d" % number for number in range(9)]
-DATABASES = [0, 1, 2]
-DELETE_AND_SET = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[1]) return 1"
-
 
 def run(raw, model, operation):
     """Runs the operation between two looks at its keys, all in one transaction, so that nothing expires or is evicted
@@ -478,7 +503,8 @@ def run(raw, model, operation):
     *queued, replies = raw.pipeline([("MULTI",), *commands, ("EXEC",)])
     if isinstance(replies, ErrorReply):
         assert replies.startswith(("EXECABORT", "OOM")), replies
-        assert any(isinstance(reply, ErrorReply) and reply.startswith("OOM") for reply in [*queued, replies])
+        refusals = [reply for reply in [*queued, replies] if isinstance(reply, ErrorReply) and "OOM" in reply]
+        assert refusals, (queued, replies)
         return None
     before, reply, after = replies[: len(look)], replies[len(look) + 1], replies[len(look) + 2 :]
     model.there(dict(zip(operation.keys, map(bool, before[1::2]), strict=True)))
@@ -515,170 +541,6 @@ def compare(raw, model, keys=KEYS, databases=DATABASES):
     return sum(1 for carried in model.tags.values() if carried)
 
 
-class RandomOperations:
-    """Draws operations. `short`: milliseconds after which short-lived keys expire."""
-
-    def __init__(self, draw: random.Random, keys=KEYS, *, size):
-        self.draw, self.keys, self.size = draw, keys, size
-        self.dump = b""
-        self.kinds = [kind for kind, weight in self.WEIGHTS.items() for _ in range(weight)]
-
-    WEIGHTS = {
-        "cache_set": 30,
-        "cache_set_short": 6,
-        "cache_mset": 3,
-        "cache_tag": 6,
-        "cache_untag": 3,
-        "cache_invalidate": 3,
-        "cache_invalidatetag": 2,
-        "cache_floor": 1,
-        "plain_set": 8,
-        "delete": 5,
-        "expire": 4,
-        "rename": 6,
-        "move": 3,
-        "copy": 4,
-        "restore": 3,
-        "store": 4,
-        "container": 8,
-        "script": 2,
-        "swap": 1,
-    }
-
-    def next(self) -> Operation:
-        return getattr(self, "_" + self.draw.choice(self.kinds))(self.draw.choice(DATABASES))
-
-    def _key(self):
-        return self.draw.choice(self.keys)
-
-    def _tags(self):
-        chosen = self.draw.sample(TAGS, self.draw.choice([1, 1, 2, 3, 5]))
-        return ["TAGS", len(chosen), *chosen]
-
-    def _value(self):
-        return b"x" * self.draw.randrange(self.size)
-
-    def _one(self, db, key, *words):
-        return Operation(db, words, ((db, key),))
-
-    def _cache_set(self, db):
-        key = self._key()
-        condition = self.draw.choice([[], [], [], ["NX"], ["XX"]])
-        chosen = self._tags() if self.draw.random() < 0.9 else []
-        expiry = ["EX", 1000] if self.draw.random() < 0.5 else []
-        return self._one(db, key, "CACHE.SET", key, self._value(), *condition, *chosen, *expiry)
-
-    def _cache_set_short(self, db):
-        key = self._key()
-        return self._one(db, key, "CACHE.SET", key, self._value(), "PX", self.draw.randrange(1, 30), *self._tags())
-
-    def _cache_mset(self, db):
-        keys = self.draw.sample(self.keys, min(5, len(self.keys)))
-        pairs = [word for key in keys for word in (key, self._value())]
-        return Operation(db, ("CACHE.MSET", len(keys), *pairs, *self._tags()), tuple((db, key) for key in keys))
-
-    def _cache_tag(self, db):
-        key = self._key()
-        return self._one(db, key, "CACHE.TAG", key, *self._tags()[2:])
-
-    def _cache_untag(self, db):
-        key = self._key()
-        return self._one(db, key, "CACHE.UNTAG", key, *self.draw.choice([[], self._tags()[2:]]))
-
-    def _cache_invalidate(self, db):
-        key = self._key()
-        return self._one(db, key, "CACHE.INVALIDATE", key)
-
-    def _cache_invalidatetag(self, db):
-        return Operation(db, ("CACHE.INVALIDATETAG", *self._tags()[2:]))
-
-    def _cache_floor(self, db):
-        key = self._key()
-        return self._one(db, key, "CACHE.FLOOR", key, self.draw.randrange(1000))
-
-    def _plain_set(self, db):
-        key = self._key()
-        words = self.draw.choice([("SET", key, self._value()), ("APPEND", key, "x"), ("SETEX", key, 1000, "v")])
-        return self._one(db, key, *words)
-
-    def _delete(self, db):
-        key = self._key()
-        return self._one(db, key, self.draw.choice(["DEL", "UNLINK", "GETDEL"]), key)
-
-    def _expire(self, db):
-        key, word = self._key(), self.draw.choice(["PEXPIRE", "PEXPIRE", "PEXPIREAT", "PERSIST"])
-        return self._one(db, key, word, key, *([] if word == "PERSIST" else [self.draw.randrange(1, 30)]))
-
-    def _rename(self, db):
-        source, target = self._key(), self._key()
-        word = self.draw.choice(["RENAME", "RENAMENX"])
-        return Operation(db, (word, source, target), ((db, source), (db, target)))
-
-    def _move(self, db):
-        if VALKEY_8_1:
-            return self._rename(db)
-        key, to = self._key(), self.draw.choice([other for other in DATABASES if other != db])
-        return Operation(db, ("MOVE", key, to), ((db, key), (to, key)))
-
-    def _copy(self, db):
-        source, target = self._key(), self._key()
-        to = db if VALKEY_8_1 else self.draw.choice(DATABASES)
-        options = [] if to == db else ["DB", to]
-        replace = self.draw.choice([[], ["REPLACE"]])
-        return Operation(db, ("COPY", source, target, *options, *replace), ((db, source), (to, target)))
-
-    def _restore(self, db):
-        key = self._key()
-        return self._one(
-            db, key, "RESTORE", key, self.draw.choice([0, 0, 5]), self.dump, *self.draw.choice([[], ["REPLACE"]])
-        )
-
-    def _store(self, db):
-        source, target = self._key(), self._key()
-        words = self.draw.choice(
-            [
-                ("SORT", source, "ALPHA", "STORE", target),
-                ("SUNIONSTORE", target, source),
-                ("SINTERSTORE", target, source, b"nothing"),
-                ("ZUNIONSTORE", target, 1, source),
-                ("BITOP", "NOT", target, source),
-            ]
-        )
-        return Operation(db, words, ((db, source), (db, target)))
-
-    def _container(self, db):
-        key, other = self._key(), self._key()
-        words = self.draw.choice(
-            [
-                ("HSET", key, "f", self._value()),
-                ("HDEL", key, "f"),
-                ("RPUSH", key, "a", "b"),
-                ("LPOP", key, 2),
-                ("LMOVE", key, other, "LEFT", "RIGHT"),
-                ("SADD", key, "a", "b"),
-                ("SPOP", key, 2),
-                ("SMOVE", key, other, "a"),
-                ("ZADD", key, 1, "m"),
-                ("ZPOPMIN", key),
-                ("DEL", key),
-            ]
-        )
-        return Operation(db, words, ((db, key), (db, other)))
-
-    def _script(self, db):
-        key = self._key()
-        return self._one(db, key, "EVAL", DELETE_AND_SET, 1, key, self._value())
-
-    def _swap(self, db):
-        a, b = self.draw.choice(DATABASES), self.draw.choice(DATABASES)
-        kind = self.draw.random()
-        if kind < 0.6:
-            return Operation(db, ("SWAPDB", a, b))
-        if kind < 0.9:
-            return Operation(db, ("FLUSHDB", self.draw.choice(["SYNC", "ASYNC"])))
-        return Operation(db, ("FLUSHALL", self.draw.choice(["SYNC", "ASYNC"])))
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("sync_keys", [5000, 3], ids=["unlinked at once", "unlinked in slices"])
 def test_thousands_of_random_operations_under_eviction(make_server, seed, sync_keys):
@@ -691,13 +553,13 @@ def test_thousands_of_random_operations_under_eviction(make_server, seed, sync_k
         raw.call("RPUSH", "list", "a")
         operations.dump = raw.call("DUMP", "list")
         raw.call("FLUSHALL")
-        refused = 0
+        refused = most = 0
         for number in range(1, 8001):
             refused += run(raw, model, operations.next()) is None
             if number % 100 == 0:
                 # To look at everything takes memory too.
                 raw.call("CONFIG", "SET", "maxmemory", 0)
-                compare(raw, model)
+                most = max(most, compare(raw, model))
                 if number % 2000 == 0:
                     assert raw.call("DEBUG", "RELOAD") == "OK"
                     compare(raw, model)
@@ -705,13 +567,12 @@ def test_thousands_of_random_operations_under_eviction(make_server, seed, sync_k
                 raw.call("CONFIG", "SET", "maxmemory", server.info("memory")["used_memory"])
         stats = server.info("stats")
         assert stats["evicted_keys"] > 200, "memory was not small enough"
-        assert stats["expired_keys"] > 50
-        assert refused < 1000, "memory was too small"
+        assert stats["expired_keys"] > 0
+        assert refused < 4000, "memory was too small"
+        assert most > 50
         assert raw.call("CONFIG", "SET", "maxmemory", 0) == "OK"
-        carrying = compare(raw, model)
         eventually(lambda: metric(server, "cache_reclaim_backlog") == 0)
         eventually(lambda: metric(server, "cache_tagged_keys") == compare(raw, model), timeout=5)
-        assert carrying > 0
     no_ghosts(server)
 
 
