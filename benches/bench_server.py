@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 # At the end, so that a file of the tests never takes the place of one of ours.
@@ -68,18 +70,20 @@ class CountedServer(BenchServer):
         self.binary.write_text(f'#!/bin/sh\nexec {valgrind} {wrapped} "$@"\n')
         self.binary.chmod(0o755)
 
-    def count_instructions(self, action) -> int:
-        """User-space instructions of the whole server, all its threads, while `action()` runs."""
+    def count_instructions(self, action: Callable[[], object]) -> tuple[int, float]:
+        """User-space instructions of the whole server, all its threads, while `action()` runs; and the seconds that took."""
         self._monitor("instrumentation on")
         self._monitor("zero")
+        start = time.monotonic()
         action()
+        elapsed = time.monotonic() - start
         before = set(self.folder.glob("callgrind.out.*"))
         self._monitor("dump")
         self._monitor("instrumentation off")
         (dump,) = set(self.folder.glob("callgrind.out.*")) - before
         totals = [line for line in dump.read_text().splitlines() if line.startswith("totals:")]
         dump.unlink()
-        return int(totals[-1].split()[1])
+        return int(totals[-1].split()[1]), elapsed
 
     def _monitor(self, command: str) -> None:
         subprocess.run(["vgdb", f"--pid={self.pid}", *command.split()], check=True, capture_output=True, timeout=120)
