@@ -120,6 +120,8 @@ impl TagIndex {
 mod tests {
     use super::*;
     use crate::cache::commands::set::Set;
+    use crate::clock::UnixMs;
+    use crate::config::Config;
     use crate::fake_server::FakeServer;
 
     /// Two keys in each of two databases, the first of which vanishes without an event.
@@ -161,6 +163,7 @@ mod tests {
         let mut server = FakeServer::new();
         server.put_string("k", "v");
         server.state.cache.doomed.push((0, b"k"[..].into()));
+        server.state.cache.sweep(&Config::default(), UnixMs(0), 1);
         server.db = 3;
         assert!(server.state.cache.has_retired() && !reclaim(&mut server, 100));
         assert!(server.keys.is_empty() && server.state.cache.backlog() == 0);

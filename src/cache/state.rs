@@ -21,6 +21,9 @@ pub struct State {
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
     pub(super) doomed: Vec<(usize, Box<[u8]>)>,
+    /// False only while nothing is left for the reclaimer: every read asks, and looking at each database would cost it more
+    /// than all else here. Set by whatever may retire, cleared by the sweep.
+    maybe_retired: bool,
     pub(super) ghost_walk: GhostWalk,
 }
 
@@ -55,9 +58,13 @@ pub struct Counters {
 const REPLAYED: UnixMs = UnixMs(i64::MAX);
 
 impl State {
-    /// Is anything left for [`reclaim`](super::reclaim), and do plain writes matter? O(databases).
+    /// Is anything left for [`reclaim`](super::reclaim), and do plain writes matter? O(1) when not, else O(databases).
     #[inline]
     pub fn has_retired(&self) -> bool {
+        self.maybe_retired && self.finds_retired()
+    }
+
+    fn finds_retired(&self) -> bool {
         self.databases.values().any(|database| database.tags.has_retired()) || !self.doomed.is_empty()
     }
 
@@ -173,6 +180,7 @@ impl State {
 
     /// Invalidates, in O(1), all keys that carry the tag; `None` if there are none.
     pub(super) fn retire(&mut self, db: usize, tag: &[u8], now: UnixMs) -> Option<Retirement> {
+        self.maybe_retired = true;
         self.databases.get_mut(&db)?.tags.retire(tag, now)
     }
 
@@ -194,6 +202,7 @@ impl State {
                 Ok(())
             }
             KeyEvent::Loaded => {
+                self.maybe_retired = true;
                 if database.awaited.remove(key) {
                     database.floors.confirm(key);
                 }
@@ -201,6 +210,7 @@ impl State {
             }
         };
         if room.is_err() {
+            self.maybe_retired = true;
             self.doomed.push((db, key.into()));
         }
     }
@@ -228,6 +238,7 @@ impl State {
             }
         };
         let raised = version.is_none_or(|version| database.floors.raise(to.1, version, now).is_ok());
+        self.maybe_retired = true;
         if attached.is_err() || !raised {
             self.doomed.push((to.0, to.1.into()));
         }
@@ -278,6 +289,7 @@ impl State {
             database.floors.sweep(now, budget);
             !database.is_empty()
         });
+        self.maybe_retired = self.finds_retired();
     }
 
     fn keep_databases(&mut self, mut keep: impl FnMut(usize, &mut Database) -> bool) {
