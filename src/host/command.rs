@@ -4,20 +4,29 @@ use std::ffi::c_int;
 
 use smallvec::SmallVec;
 
-use super::api::{Ctx, OK, Str};
+use super::api::{Ctx, OK, Str, call};
+use super::command_info::access_flags;
 use super::keyspace::Running;
 use super::reply_writer::{write, write_error};
 use super::shell::guarded;
 use super::strings::bytes;
 use super::timer;
-use crate::args::Args;
+use crate::args::{Args, parse_int};
 use crate::commands::Command;
 use crate::error::Error;
-use crate::spec::Flag;
+use crate::spec::{Access, Flag, Keys};
 
 /// The function that the server calls for the command `C`. The reply comes last: a panic before it is answered by an error
 /// and not by half a reply.
 pub(super) unsafe extern "C" fn entry<C: Command>(ctx: Ctx, argv: *mut Str, argc: c_int) -> c_int {
+    if let Keys::Counted { step } = C::SPEC.keys
+        // SAFETY: the context of the call.
+        && unsafe { call!(RedisModule_IsKeysPositionRequest, ctx) } != 0
+    {
+        // SAFETY: as below.
+        guarded(C::SPEC.name, || unsafe { tell_keys(ctx, argv, argc, step, C::SPEC.access) });
+        return OK;
+    }
     let answered = guarded(C::SPEC.name, || {
         let argc = usize::try_from(argc).unwrap_or(0);
         // SAFETY: the server passes `argc` strings, which live and stay as they are through the command.
@@ -30,6 +39,26 @@ pub(super) unsafe extern "C" fn entry<C: Command>(ctx: Ctx, argv: *mut Str, argc
         write_error(ctx, &Error::Internal);
     }
     OK
+}
+
+/// Tells where the keys are. Servers before Redis 8.4 and Valkey 9 read a counted key spec as if each group had one argument:
+/// they would find half of the keys, and ACL and cluster would look at no more.
+///
+/// # Safety
+/// `argv` has `argc` strings.
+unsafe fn tell_keys(ctx: Ctx, argv: *mut Str, argc: c_int, step: c_int, access: Access) {
+    if argc < 2 {
+        return;
+    }
+    // SAFETY: the second of at least two strings, which live through the call.
+    let count = parse_int(unsafe { bytes(*argv.add(1)) }).and_then(|count| c_int::try_from(count).ok()).unwrap_or(0);
+    // A count beyond the arguments is refused by the command itself.
+    let end = count.checked_mul(step).and_then(|words| words.checked_add(2)).unwrap_or(c_int::MAX).min(argc);
+    let flags = c_int::try_from(access_flags(access)).unwrap_or(0);
+    for position in (2..end).step_by(usize::try_from(step).unwrap_or(1).max(1)) {
+        // SAFETY: the context of a request for positions.
+        unsafe { call!(RedisModule_KeyAtPosWithFlags, ctx, position, flags) }
+    }
 }
 
 fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {

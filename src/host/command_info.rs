@@ -90,7 +90,7 @@ static VERSION: raw::RedisModuleCommandInfoVersion = raw::RedisModuleCommandInfo
 };
 
 /// The flags of a key spec for what a command does to its keys.
-fn access_flags(access: Access) -> u64 {
+pub(super) fn access_flags(access: Access) -> u64 {
     u64::from(match access {
         Access::None => 0,
         Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
@@ -109,11 +109,14 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
     };
     let find_range = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
     let find_counted = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+    let mut flags = access_flags(spec.access);
     let (find_keys_type, fk) = match spec.keys {
         Keys::None => return None,
         Keys::First => (find_range, range(0)),
         Keys::All => (find_range, range(-1)),
         Keys::Counted { step } => {
+            // So that servers that would misread it ask the command, see `tell_keys`.
+            flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
             let keynum =
                 raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 { keynumidx: 0, firstkey: 1, keystep: step };
             (find_counted, raw::RedisModuleCommandKeySpec__bindgen_ty_2 { keynum })
@@ -121,7 +124,7 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
     };
     Some(raw::RedisModuleCommandKeySpec {
         notes: null(),
-        flags: access_flags(spec.access),
+        flags,
         begin_search_type: raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX,
         bs: raw::RedisModuleCommandKeySpec__bindgen_ty_1 {
             index: raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 { pos: 1 },

@@ -96,13 +96,14 @@ fn commands(ctx: Ctx) -> bool {
 
 fn create<C: Command>(ctx: Ctx) -> bool {
     let spec: &CommandSpec = C::SPEC;
-    let flags = spec.flags.iter().map(|flag| flag.word()).collect::<Vec<_>>().join(" ");
+    let asked = matches!(spec.keys, Keys::Counted { .. }).then_some("getkeys-api");
+    let flags = spec.flags.iter().map(|flag| flag.word()).chain(asked).collect::<Vec<_>>().join(" ");
     let (Ok(name), Ok(flags)) = (CString::new(spec.name), CString::new(flags)) else { return false };
     let (first, last, step) = match spec.keys {
         Keys::None => (0, 0, 0),
         Keys::First => (1, 1, 1),
         Keys::All => (1, -1, 1),
-        // What the old triple cannot say; the key spec does.
+        // What the old triple cannot say; the key spec does, and the command when it is asked.
         Keys::Counted { .. } => (0, 0, 0),
     };
     // SAFETY: the context of the load, NUL-terminated strings that the server copies, and a function with its signature.
