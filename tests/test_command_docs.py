@@ -147,6 +147,23 @@ def test_getkeys_finds_the_keys(raw, command):
 
 
 @every_command
+def test_acl_looks_at_every_key(server, command):
+    """Each key in turn is the one that the user may not touch."""
+    example = EXAMPLES[command]
+    admin = server.client()
+    try:
+        for denied in example.keys():
+            allowed = [f"~{key}" for key in example.keys() if key != denied]
+            admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", "nopass", "+@all", *allowed)
+            with RawClient(server) as raw:
+                assert raw.call("AUTH", "limited", "x") == "OK"
+                assert raw.call(command, *example.words()).startswith("NOPERM ")
+        assert admin.dbsize() == 0
+    finally:
+        admin.execute_command("ACL", "DELUSER", "limited")
+
+
+@every_command
 def test_getkeys_knows_what_is_done_to_a_key(raw, command):
     """For ACL key permissions: who may only read must not be let into a command that writes."""
     example = EXAMPLES[command]
