@@ -70,7 +70,7 @@ class Example:
     def words(self) -> list[Word]:
         return [part.word for part in self.parts]
 
-    def keys(self) -> list[Word]:
+    def key_names(self) -> list[Word]:
         return [part.word for part in self.parts if isinstance(part, Key)]
 
 
