@@ -67,8 +67,8 @@ fn value<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
         }
         name if name == Lock::TYPE_NAME.as_bytes() => {
             let mut lock = Lock::decode(bytes.bytes).ok_or(Error::BadEffect)?;
-            let db = server.db();
-            server.state().lock.linked(db, key.bytes, &mut lock);
+            let (db, now) = (server.db(), server.now());
+            server.state().lock.linked(db, key.bytes, &mut lock, now);
             server.put_native(key, lock, None);
         }
         _ => return Err(Error::BadEffect),

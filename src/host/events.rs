@@ -83,7 +83,13 @@ unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key:
             b"del" => key_event(ctx, KeyEvent::Deleted, name),
             b"expired" => key_event(ctx, KeyEvent::Expired, name),
             b"evicted" => key_event(ctx, KeyEvent::Evicted, name),
-            b"loaded" => arrived(ctx, KeyEvent::Loaded, name),
+            b"loaded" => {
+                arrived(ctx, KeyEvent::Loaded, name);
+                // The commands of an AOF come after its preamble, and one of them may write a retired key.
+                if !host().write_events && state().cache.has_retired() {
+                    watch_writes(ctx);
+                }
+            }
             b"copy_to" | b"restore" => arrived(ctx, KeyEvent::Replaced, name),
             b"rename_from" => host().rename_from = Some((db(ctx), name.to_vec())),
             b"rename_to" => {
@@ -136,7 +142,7 @@ fn link(ctx: Ctx, key: &[u8]) {
     let db = running.db();
     // The lock lives in the keyspace, apart from the module's memory; `linked` calls nothing of the server.
     if let Ok(Some(lock)) = running.native::<Lock>(Arg::named(key)) {
-        state().lock.linked(db, key, lock);
+        state().lock.linked(db, key, lock, now());
     }
 }
 

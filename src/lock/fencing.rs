@@ -15,6 +15,9 @@ pub const TOKEN_END: i64 = 1 << 53;
 /// How far the reserve is ahead of the grants, in microseconds.
 const AHEAD_US: i64 = 10_000_000;
 
+/// How far ahead of the clock a token from outside may be to be believed, in microseconds: a day.
+const PLAUSIBLE_US: i64 = 86_400_000_000;
+
 /// Is this a number that a token can have?
 pub fn is_token(number: i64) -> bool {
     (1..TOKEN_END).contains(&number)
@@ -49,9 +52,17 @@ impl Fencing {
         Some(Granted { token, reserve })
     }
 
-    /// A token granted elsewhere: by the primary, or before the value was dumped.
+    /// A token granted by the primary, or before the file was written.
     pub fn saw(&mut self, token: i64) {
         self.last = self.last.max(token);
+    }
+
+    /// A token in a value that anybody may have made up (RESTORE). One that is far ahead of the clock is not followed: a
+    /// forged one could use up all that are left. What this server granted itself is below its reserve, whatever the clock.
+    pub fn saw_in_value(&mut self, token: i64, now: UnixUs) {
+        if token <= now.0.saturating_add(PLAUSIBLE_US) {
+            self.saw(token);
+        }
     }
 
     /// A reserve made known by the primary, or by the file that is loaded.
@@ -108,6 +119,15 @@ mod tests {
         let first = replica.grant(UnixUs(0)).unwrap();
         assert_eq!(first.token, reserve + 1);
         assert!(first.reserve.unwrap() > first.token);
+    }
+
+    #[test]
+    fn a_forged_token_does_not_use_up_the_others() {
+        let mut fencing = Fencing::default();
+        fencing.saw_in_value(TOKEN_END - 1, UnixUs(5_000));
+        assert_eq!(token(&mut fencing, 5_000), 5_000);
+        fencing.saw_in_value(60_000_000, UnixUs(5_000));
+        assert_eq!(token(&mut fencing, 5_000), 60_000_001);
     }
 
     #[test]

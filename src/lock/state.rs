@@ -14,7 +14,7 @@
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, UnixUs};
 use crate::lock::fencing::{Fencing, TOKEN_END};
 use crate::lock::limbo::{Limbo, Name};
 use crate::lock::record::Record;
@@ -77,7 +77,7 @@ impl State {
     }
 
     /// A value has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
-    pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
+    pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock, now: UnixUs) {
         self.limbo.take(db, key);
         if let Some(unlinked) = self.unlinked.take()
             && *lock == (Lock::Unlinked { ticket: unlinked.ticket })
@@ -85,7 +85,7 @@ impl State {
             *lock = Lock::Held(unlinked.record);
         }
         if let Some(record) = lock.record() {
-            self.fencing.saw(record.standing().token);
+            self.fencing.saw_in_value(record.standing().token, now);
             self.arrived(db, record.owner().len());
         }
     }
@@ -233,7 +233,7 @@ impl State {
                 if !rest.is_empty() {
                     return None;
                 }
-                self.fencing.saw(record.standing().token);
+                // Its token is below the reserve.
                 self.limbo.insert(Name { db: saved.db, key: saved.key.into() }, record);
             }
             _ => {}
