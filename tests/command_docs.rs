@@ -1,6 +1,8 @@
 //! The pages under docs/ that follow tables in the source. The head of each is generated; what stands below the marker is
 //! written by hand and kept. `KEYWARD_WRITE_DOCS=1` rewrites the heads, without it this test fails where they differ.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,8 @@ use keyward::config::{self, SETTINGS};
 use keyward::metrics::{self, SECTIONS};
 use keyward::spec::{Access, ArgSpec, CommandSpec, Flag, Keys, Kind};
 
-const MARKER: &str = "<!-- Up to here this page follows the source: `make docs` rewrites it. Below is written by hand. -->";
+const MARKER: &str =
+    "<!-- Up to here this page follows the source: `make docs` rewrites it. Below is written by hand. -->";
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
@@ -74,7 +77,8 @@ fn keys(spec: &CommandSpec) -> String {
 
 fn command_page(spec: &CommandSpec) -> String {
     let flags: Vec<&str> = spec.flags.iter().map(|flag| flag.word()).collect();
-    let mut page = format!("# {}\n\n```\n{}\n```\n\n{}\n\n", spec.name.to_ascii_uppercase(), spec.syntax(), spec.summary);
+    let mut page =
+        format!("# {}\n\n```\n{}\n```\n\n{}\n\n", spec.name.to_ascii_uppercase(), spec.syntax(), spec.summary);
     writeln!(page, "| | |\n|---|---|").unwrap();
     writeln!(page, "| Since | {} |", spec.since).unwrap();
     writeln!(page, "| Complexity | {} |", spec.complexity).unwrap();
@@ -103,7 +107,8 @@ fn every_command_page_says_more_than_its_spec() {
         .filter_map(|spec| {
             let page = fs::read_to_string(docs().join(format!("commands/{}.md", spec.name))).unwrap_or_default();
             let body = page.split_once(MARKER).map_or("", |(_, body)| body);
-            let missing: Vec<&str> = ["## Reply", "## Examples"].into_iter().filter(|part| !body.contains(part)).collect();
+            let missing: Vec<&str> =
+                ["## Reply", "## Examples"].into_iter().filter(|part| !body.contains(part)).collect();
             (!missing.is_empty()).then(|| format!("docs/commands/{}.md lacks {}", spec.name, missing.join(" and ")))
         })
         .collect();
@@ -134,7 +139,9 @@ fn the_index_of_commands_is_complete() {
 
 #[test]
 fn the_page_of_settings_follows_their_table() {
-    let mut page = String::from("# Configuration\n\n| Setting | Default | Range | Can change at run time | |\n|---|---|---|---|---|\n");
+    let mut page = String::from(
+        "# Configuration\n\n| Setting | Default | Range | Can change at run time | |\n|---|---|---|---|---|\n",
+    );
     for setting in SETTINGS {
         let (default, range) = match setting.kind {
             config::Kind::Int { default, min, max, .. } => (default.to_string(), format!("{min} to {max}")),
@@ -143,7 +150,8 @@ fn the_page_of_settings_follows_their_table() {
             }
         };
         let change = if setting.mutable { "yes" } else { "no" };
-        writeln!(page, "| `keyward.{}` | {default} | {range} | {change} | {} |", setting.name, setting.summary).unwrap();
+        writeln!(page, "| `keyward.{}` | {default} | {range} | {change} | {} |", setting.name, setting.summary)
+            .unwrap();
     }
     page.push('\n');
     fail_on(follow("configuration.md", &page).err().into_iter().collect());

@@ -44,7 +44,7 @@ fn register<T: NativeValue>(ctx: Ctx) -> bool {
         mem_usage: Some(mem_usage::<T>),
         digest: Some(digest::<T>),
         free: Some(free::<T>),
-        defrag: Some(defrag::<T>),
+        defrag: Some(defrag),
         mem_usage2: Some(mem_usage2::<T>),
         unlink2: Some(unlink2::<T>),
         copy2: Some(copy2::<T>),
@@ -208,11 +208,7 @@ unsafe extern "C" fn free<T: NativeValue>(value: *mut c_void) {
 }
 
 /// Moves the value to where the server's allocator would rather have it.
-unsafe extern "C" fn defrag<T: NativeValue>(
-    ctx: *mut raw::RedisModuleDefragCtx,
-    _: Str,
-    value: *mut *mut c_void,
-) -> c_int {
+unsafe extern "C" fn defrag(ctx: *mut raw::RedisModuleDefragCtx, _: Str, value: *mut *mut c_void) -> c_int {
     // SAFETY: the server copies the bytes of the box to its new place and frees the old one; a Rust value may be moved so.
     unsafe {
         let moved = call!(RedisModule_DefragAlloc, ctx, *value);

@@ -29,7 +29,7 @@ pub(super) fn look(ctx: Ctx) {
 }
 
 fn info(ctx: Ctx, section: &CStr) -> Option<String> {
-    let bytes = ask(ctx, c"INFO", section, c"", |reply| Some(reply))?;
+    let bytes = ask(ctx, c"INFO", section, c"", Some)?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
