@@ -538,6 +538,29 @@ def test_damaged_dumps_with_a_right_checksum_are_refused_or_are_sound_values(mak
     assert server.info("everything")["keyward_caught_panics"] == 0
 
 
+MODULE_ID_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def module_id(type_name, encoding):
+    """What a dump names a module's type and its encoding by: six bits a character, ten for the encoding."""
+    number = 0
+    for character in type_name:
+        number = number << 6 | MODULE_ID_CHARACTERS.index(character)
+    return (number << 10 | encoding).to_bytes(8, "big")
+
+
+def test_dumps_of_an_encoding_to_come_and_of_no_keys_type_are_refused(server, raw):
+    """A newer version writes other encodings. And tags are saved as a type of ours that no key has."""
+    for key, type_name in (("lock", "kw-lock-1"), ("limiter", "kw-limit1")):
+        dump = raw.call("DUMP", key)
+        mine = module_id(type_name, 0)
+        assert dump.count(mine) == 1
+        others = [module_id(type_name, encoding) for encoding in (1, 2, 1023)] + [module_id("kw-meta-1", 0)]
+        others.append(module_id("kw-limit1" if key == "lock" else "kw-lock-1", 0))
+        calls = [("RESTORE", "new", 0, with_checksum(dump[:-8].replace(mine, other))) for other in others]
+        assert_refused(server, raw, calls)
+
+
 def test_a_dump_from_nowhere_does_not_use_up_the_fencing_tokens(make_server):
     """A dump says which token its lock has. The greatest possible one must not end all granting."""
     server = make_server()
