@@ -29,7 +29,9 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "lock": lambda: instructions.locks(lab),
         "limiter-bytes": lambda: memory.limiter_bytes(server, seconds=6 if quick else 60),
         "entry-bytes": lambda: memory.entry_bytes(server, entries=50_000 if quick else 200_000),
-        "invalidate": lambda: stalls.invalidate_tag(server, keys=100_000 if quick else 1_000_000),
+        "invalidate": lambda: stalls.invalidate_tag(
+            server, keys=100_000 if quick else 1_000_000, rounds=1 if quick else 3
+        ),
         "big-insert": lambda: stalls.big_insert(server, entries=200_000 if quick else 5_000_000),
     }
 
