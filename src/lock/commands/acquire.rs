@@ -31,7 +31,7 @@ impl Command for Acquire {
         flags: &[Flag::Write, Flag::DenyOom, Flag::Fast],
         keys: Keys::First,
         access: Access::Update,
-        tips: &[],
+        tips: &["nondeterministic_output"],
         args: &[
             ArgSpec::key(),
             ArgSpec::string("owner"),

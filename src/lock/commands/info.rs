@@ -27,7 +27,7 @@ impl Command for Info {
         flags: &[Flag::ReadOnly, Flag::Fast],
         keys: Keys::First,
         access: Access::Read,
-        tips: &[],
+        tips: &["nondeterministic_output"],
         args: &[ArgSpec::key()],
     };
     type Request<'a> = Request<'a>;
