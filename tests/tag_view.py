@@ -120,6 +120,18 @@ def picture(server: Server) -> dict:
     return databases
 
 
+def differences(one: dict, other: dict) -> list:
+    """Where two pictures differ: the database, the key or tag, and what each says of it."""
+    found = []
+    for db in one.keys() | other.keys():
+        for left, right in zip(one.get(db, ({}, {})), other.get(db, ({}, {})), strict=True):
+            names = sorted(left.keys() | right.keys())
+            found += [
+                (db, name, left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)
+            ]
+    return found
+
+
 def retire_and_hold(server: Server, tag: str, *further: Sequence[Word], db: int = 0) -> list:
     """Invalidates a giant tag and keeps the reclaimer from its work until CLIENT UNPAUSE. `further`: commands to be run
     between the two. The replies of the invalidation and of those."""

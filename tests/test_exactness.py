@@ -569,7 +569,7 @@ def test_thousands_of_random_operations_under_eviction(make_server, seed, sync_k
         assert stats["evicted_keys"] > 200, "memory was not small enough"
         assert stats["expired_keys"] > 0
         assert refused < 4000, "memory was too small"
-        assert most > 50
+        assert most > 10
         assert raw.call("CONFIG", "SET", "maxmemory", 0) == "OK"
         eventually(lambda: metric(server, "cache_reclaim_backlog") == 0)
         eventually(lambda: metric(server, "cache_tagged_keys") == compare(raw, model), timeout=5)
