@@ -147,7 +147,9 @@ impl State {
         if matches!(event, KeyEvent::Replaced | KeyEvent::Loaded) {
             return Aftermath::Nothing;
         }
-        self.count_forgotten();
+        if matches!(event, KeyEvent::Deleted | KeyEvent::Written) {
+            self.count_forgotten();
+        }
         Aftermath::Forget { token: record.standing().token }
     }
 
