@@ -307,10 +307,12 @@ def settled_picture(server):
     """When nothing short-lived is left, not even in memory: it would go while the server is down."""
 
     def settled():
+        # Asked first: what expires afterwards then makes the two differ.
+        known = metric(server, "cache_tagged_keys")
         seen = picture(server)
         values = [value for keys, _ in seen.values() for value in keys.values()]
         long_lived = all(value[2] == -1 or value[2] > (time.time() + 100) * 1000 for value in values)
-        return seen if long_lived and metric(server, "cache_tagged_keys") == sum(bool(v[3]) for v in values) else None
+        return seen if long_lived and known == sum(bool(value[3]) for value in values) else None
 
     return eventually(settled)
 
