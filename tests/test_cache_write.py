@@ -652,6 +652,15 @@ def test_floors_belong_to_their_database(server, client):
     assert write(server.client(db=1), 1) == b"OK"
 
 
+def test_floors_follow_swapdb(server, client):
+    write(client, 10)
+    client.execute_command("CACHE.FLOOR", "gone", 10)
+    client.swapdb(0, 1)
+    assert write(client, 1) == write(client, 1, "gone") == b"OK"
+    assert write(server.client(db=1), 10) is None
+    assert write(server.client(db=1), 10, "gone") is None
+
+
 def test_floor_removes_the_key_and_refuses_older_rows(client):
     client.execute_command("CACHE.SET", "k", "v", "VERSION", 3, "TAGS", 1, "t")
     assert client.execute_command("CACHE.FLOOR", "k", 5) == 1

@@ -82,6 +82,15 @@ def test_the_default_bound_is_5000_keys(client, server):
     wait_until_reclaimed(client)
 
 
+def test_one_bad_tag_and_nothing_is_done(client):
+    set_tagged(client, "k", "t")
+    for bad in ("", "x" * 513):
+        with pytest.raises(redis.ResponseError, match="1 to 512 bytes"):
+            client.execute_command("CACHE.INVALIDATETAG", "t", bad)
+    assert client.execute_command("CACHE.GET", "k") == b"v"
+    assert tag_info(client, "t")["invalidations"] == 0
+
+
 # INVALIDATETAG, giant
 
 
@@ -446,3 +455,52 @@ def test_invalidations_are_counted(make_server):
     eventually(lambda: metric(server, "cache_invalidated_keys") == 101)
     assert metric(server, "cache_invalidations") == 2
     assert tags(client, "k:0") == set()
+
+
+# Cluster
+
+
+def make_node(make_server):
+    return make_server(args=["invalidate-sync-keys", str(SYNC)], config=["cluster-enabled yes"])
+
+
+def own_all_slots(node):
+    node.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    eventually(lambda: b"cluster_state:ok" in node.client().execute_command("CLUSTER", "INFO"))
+
+
+def test_a_tag_spans_the_slots_of_a_node(make_server):
+    node = make_node(make_server)
+    own_all_slots(node)
+    client = node.client()
+    for number in range(GIANT):
+        set_tagged(client, f"k:{number}", "t")
+    assert client.execute_command("CACHE.INVALIDATETAG", "t") == GIANT
+    wait_until_reclaimed(client)
+    assert metric(node, "cache_ghosts") == 0
+
+
+def test_a_tag_of_a_slot_that_another_node_took_over(make_server):
+    """Redis 7.0 drops the keys of a lost slot without a word. The sweep finds that."""
+    old, new = make_node(make_server), make_node(make_server)
+    own_all_slots(old)
+    client = old.client()
+    for number in range(100):
+        set_tagged(client, f"{{lost}}:{number}", "t")
+    set_tagged(client, "stays", "t")
+    slot = client.execute_command("CLUSTER", "KEYSLOT", "{lost}")
+    assert slot != client.execute_command("CLUSTER", "KEYSLOT", "stays")
+    taker = new.client()
+    taker.execute_command("CLUSTER", "MEET", "127.0.0.1", old.port)
+    own_name, old_name = (node.execute_command("CLUSTER", "MYID") for node in (taker, client))
+    eventually(lambda: set_slot(taker, slot, "IMPORTING", old_name), timeout=30)
+    assert set_slot(taker, slot, "NODE", own_name)
+    eventually(lambda: client.dbsize() == 1, timeout=30)
+    eventually(lambda: tag_keys(client, "t") == {b"stays"} and metric(old, "cache_tagged_keys") == 1)
+
+
+def set_slot(client, slot, *words):
+    try:
+        return client.execute_command("CLUSTER", "SETSLOT", slot, *words) in (b"OK", True)
+    except redis.ResponseError:
+        return False  # it does not know the other node yet
