@@ -1,4 +1,4 @@
-"""One node of a cluster that owns every slot: keys of a tag lie in many slots, and calls of UNLINK across slots do nothing there."""
+"""One node of a cluster that owns every slot. Tags across slots: see test_invalidation.py."""
 
 import pytest
 from redis.exceptions import ResponseError
@@ -12,17 +12,6 @@ def node(make_server):
     client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     return server
-
-
-def test_a_tag_is_invalidated_across_slots_at_once_and_by_the_reclaimer(node):
-    client = node.client()
-    client.config_set("keyward.invalidate-sync-keys", 10)
-    for n in range(1000):
-        client.execute_command("CACHE.SETTAGGED", f"k{n}", n, "EX", 100, "TAGS", 1, "all")
-    assert client.execute_command("CACHE.INVALIDATETAG", "all") == 1000
-    assert all(client.execute_command("CACHE.GET", f"k{n}") is None for n in range(1000))
-    eventually(lambda: client.dbsize() == 0)
-    assert client.info("keyward_cache")["keyward_cache_ghosts"] == 0
 
 
 def test_keys_of_one_command_must_share_a_slot(node):
