@@ -4,10 +4,17 @@ fails them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from propagation import ReplicationStream
 from raw_client import ErrorReply, RawClient, Word
+from servers import Server
+
+# Stands in for what users send: an error must not repeat it.
+MARKER = "xyzzy"
 
 # What Redis takes for no integer, anywhere.
 NO_INTEGERS = ("", "+1", " 1", "1 ", "01", "-", "-0", "1.0", "1e3", "0x10", "one", b"1\x00", b"\xff", -(2**63) - 1)
@@ -173,3 +180,21 @@ def see_world(raw: RawClient) -> dict[str, object]:
         tags = raw.call("CACHE.TAGS", key)
         seen[key] = (raw.call("DUMP", key), raw.call("PEXPIRETIME", key), set(tags))
     return seen
+
+
+def assert_clear(reply: object, call: Sequence[Word] = ()) -> None:
+    assert isinstance(reply, ErrorReply), f"{call} was answered {reply!r}"
+    # The server's own texts for what it finds itself are fine too.
+    assert re.fullmatch(r"(ERR|WRONGTYPE|OOM|NOPERM|READONLY|EXECABORT|BUSYKEY) [ -~]+", reply), reply
+    assert "internal error" not in reply
+    assert MARKER not in reply
+
+
+def assert_refused(server: Server, raw: RawClient, calls: Iterable[Sequence[Word]]) -> None:
+    """Each call is an error, and no trace is left of any."""
+    before = see_world(raw)
+    with ReplicationStream(server) as stream:
+        for call in calls:
+            assert_clear(raw.call(*call), call)
+        assert stream.read() == []
+    assert see_world(raw) == before

@@ -181,7 +181,7 @@ def test_an_expired_lock_is_acquired_anew_by_its_old_owner(client):
 
 def test_the_lease_is_kept_whatever_is_done_to_the_ttl_of_the_key(client):
     """The deadline is in the lock. PERSIST does not make it immortal."""
-    token = acquire(client, px=100)
+    token = acquire(client, px=400)
     assert client.persist("lock") == 1
     assert acquire(client, owner="bob") is None
     wait_until_over(client, token)
@@ -257,8 +257,8 @@ def test_extend_never_revives_an_expired_lock(client):
 
 
 def test_an_extended_lock_outlives_its_first_lease(client):
-    token = acquire(client, px=100)
-    marker = acquire(client, "marker", px=150)
+    token = acquire(client, px=400)
+    marker = acquire(client, "marker", px=450)
     assert extend(client, px=60_000) == 1
     wait_until_over(client, marker, "marker")
     assert validate(client, token) == 1

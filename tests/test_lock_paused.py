@@ -8,36 +8,12 @@ import threading
 
 import pytest
 import redis
-from raw_client import ErrorReply, RawClient
+from locks import acquire_many, all_valid, evict_everything, make_evicting, validate
+from raw_client import RawClient
 from servers import eventually
 
-LOCKS = 20
 # Longer than any test; each ends its pause itself.
 PAUSE = ("CLIENT", "PAUSE", 100_000, "WRITE")
-
-
-def acquire_many(client, count=LOCKS, px=600_000):
-    keys = [f"lock:{number}" for number in range(count)]
-    return {key: client.execute_command("LOCK.ACQUIRE", key, "ann", "PX", px) for key in keys}
-
-
-def validate(client, key, token):
-    return client.execute_command("LOCK.VALIDATE", key, token)
-
-
-def all_valid(client, locks):
-    return all(validate(client, key, token) == 1 for key, token in locks.items())
-
-
-def evict_everything(server, *then):
-    """Evicts all keys and runs the commands of `then` before a timer can put locks back."""
-    with RawClient(server) as raw:
-        evict = [("CONFIG", "SET", "maxmemory", 1), ("SET", "big", "x"), ("CONFIG", "SET", "maxmemory", 0), ("DBSIZE",)]
-        _, refused, _, size, *replies = raw.pipeline([*evict, *then])
-        assert isinstance(refused, ErrorReply)
-        assert size == 0
-        assert not [reply for reply in replies if isinstance(reply, ErrorReply)]
-        return replies
 
 
 def sweeps_pass(server):
@@ -56,7 +32,7 @@ def sweeps_pass(server):
 @pytest.fixture
 def pair(make_server):
     """A primary that can evict in one go, and its replica, up to date and acknowledged."""
-    primary = make_server(config=["maxmemory-policy allkeys-random", "maxmemory-eviction-tenacity 100"])
+    primary = make_evicting(make_server)
     replica = make_server(config=["maxmemory-policy allkeys-random"])
     replica.replicate_from(primary).wait_until_synced()
     primary.client().set("warm-up", 1)
@@ -81,9 +57,7 @@ def test_put_back_waits_for_the_end_of_a_pause(pair):
 
 def test_put_back_waits_for_the_end_of_a_pause_without_replicas(make_server):
     """With an AOF, which a paused server does not write either."""
-    server = make_server(
-        config=["maxmemory-policy allkeys-random", "maxmemory-eviction-tenacity 100", "appendonly yes"]
-    )
+    server = make_evicting(make_server, "allkeys-random", "appendonly yes")
     client = server.client()
     locks = acquire_many(client)
     evict_everything(server, PAUSE)
@@ -114,7 +88,7 @@ def test_locks_and_limiters_that_expire_under_a_pause(pair):
     locks = acquire_many(client, px=300)
     client.execute_command("RATELIMIT.CHECK", "limiter", 1, "PX", 300)
     client.execute_command(*PAUSE)
-    eventually(lambda: not any(validate(client, key, token) for key, token in locks.items()))
+    eventually(lambda: not any(validate(client, token, key) for key, token in locks.items()))
     eventually(lambda: client.execute_command("RATELIMIT.PEEK", "limiter", 1, "PX", 300)[0] == 1)
     sweeps_pass(primary)
     client.client_unpause()
@@ -129,7 +103,7 @@ def test_evicted_locks_that_expire_under_a_pause(pair):
     client = primary.client()
     locks = acquire_many(client, px=300)
     evict_everything(primary, PAUSE)
-    eventually(lambda: not any(validate(client, key, token) for key, token in locks.items()))
+    eventually(lambda: not any(validate(client, token, key) for key, token in locks.items()))
     sweeps_pass(primary)
     client.client_unpause()
     limbo = "keyward_lock_limbo"
@@ -156,7 +130,7 @@ def test_a_write_that_waits_for_the_pause_finds_the_lock_held(pair):
     thread.join(30)
     waiting.close()
     assert replies == [None]
-    assert validate(client, "lock:0", locks["lock:0"]) == 1
+    assert validate(client, locks["lock:0"], "lock:0") == 1
 
 
 def test_failover_with_locks_in_limbo(pair):

@@ -220,7 +220,7 @@ def test_a_replica_says_by_its_clock_when_a_lease_is_over(primary, make_server):
     # The first commands after a full sync may wait for the replica's next acknowledgement.
     acquire(primary.client(), "warm-up")
     replica.wait_until_synced()
-    token = acquire(primary.client(), px=300)
+    token = acquire(primary.client(), px=1000)
     replica.wait_until_synced()
     copy = replica.client()
     assert copy.execute_command("LOCK.VALIDATE", "lock", token) == 1

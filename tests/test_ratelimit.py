@@ -153,56 +153,50 @@ def test_a_key_holds_sixteen_windows_at_once(server):
 # Time, by really waiting
 
 
-def wait_for(client, milliseconds, *question):
-    """Polls PEEK until it allows; how long that took, and the shortest wait it told on the way."""
-    begun = time.monotonic()
-    eventually(lambda: peek(client, *question)[0] == 1, timeout=milliseconds / 1000 + 5)
-    return (time.monotonic() - begun) * 1000
-
-
 def test_retry_after_is_kept_to_the_millisecond(client):
-    """PEEK denies while a wait is left, and allows when it is over: the server's own clock, read in the
-    same command, says so. Told waits and the clock may differ by the rounding to whole milliseconds."""
-    for _ in range(3):
-        check(client, 3, "PX", 250)
-    seconds, microseconds = client.time()
-    begun = seconds * 1000 + microseconds / 1000
-    allowed, _, _, retry_after, *_ = peek(client, 3, "PX", 250)
-    assert allowed == 0
-    due = begun + retry_after
-    last_denied = begun
-    while True:
+    """PEEK denies while a wait is left and allows when it is over, by the server's own clock, which the
+    same transaction reads before and after. Whole milliseconds were told, so one may be missing."""
+    question = (3, "PX", 250)
+
+    def look(charges=0):
         pipeline = client.pipeline(transaction=True)
+        for _ in range(charges):
+            check(pipeline, *question)
         pipeline.time()
-        peek(pipeline, 3, "PX", 250)
+        peek(pipeline, *question)
         pipeline.time()
-        before, reply, after = pipeline.execute()
-        before, after = (s * 1000 + us / 1000 for s, us in (before, after))
-        if reply[0] == 1:
-            break
-        last_denied = before
-        assert abs((before + reply[3]) - due) <= 1.5 + (after - before), "a wait that stays as it was told"
-        assert after < due + 1.5, "denied although the wait is over"
-    assert after >= due - 1.5, "allowed before the wait was over"
-    assert last_denied <= due + 1
-    assert check(client, 3, "PX", 250)[0] == 1
+        before, reply, after = pipeline.execute()[charges:]
+        return *((seconds * 1000 + us / 1000) for seconds, us in (before, after)), reply
+
+    before, after, (allowed, _, _, retry_after, *_) = look(charges=3)
+    assert allowed == 0
+    earliest, latest = before + retry_after - 1, after + retry_after + 1
+    while not allowed:
+        before, after, (allowed, _, _, retry_after, *_) = look()
+        if allowed:
+            assert after >= earliest, "allowed before the wait was over"
+        else:
+            assert before <= latest, "denied although the wait is over"
+            assert earliest <= after + retry_after, "told a shorter wait than before"
+            assert before + retry_after <= latest + 1, "told a longer wait than before"
+    assert check(client, *question)[0] == 1
 
 
 def test_next_and_reset_are_kept(client):
-    check(client, 5, "PX", 300, "COST", 2)
-    first = peek(client, 5, "PX", 300)
-    eventually(lambda: peek(client, 5, "PX", 300)[4] < first[4] - 100)
-    check(client, 5, "PX", 300)
-    _, _, remaining, _, next_ms, reset_ms, _ = peek(client, 5, "PX", 300)
+    check(client, 5, "PX", 600, "COST", 2)
+    first = peek(client, 5, "PX", 600)
+    eventually(lambda: peek(client, 5, "PX", 600)[4] < first[4] - 150)
+    check(client, 5, "PX", 600)
+    _, _, remaining, _, next_ms, reset_ms, _ = peek(client, 5, "PX", 600)
     assert remaining == 2
-    assert 0 < next_ms < reset_ms <= 300 + 300 / TICKS + 2
+    assert 0 < next_ms < reset_ms <= 600 + 600 / TICKS + 2
     begun = time.monotonic()
-    eventually(lambda: peek(client, 5, "PX", 300)[2] == 4)
+    eventually(lambda: peek(client, 5, "PX", 600)[2] == 4)
     assert time.monotonic() - begun >= (next_ms - 2) / 1000, "remaining grew before it was told"
-    assert peek(client, 5, "PX", 300)[4] <= reset_ms
-    eventually(lambda: peek(client, 5, "PX", 300)[2] == 5)
+    assert peek(client, 5, "PX", 600)[4] <= reset_ms
+    eventually(lambda: peek(client, 5, "PX", 600)[2] == 5)
     assert time.monotonic() - begun >= (reset_ms - 2) / 1000, "full before it was told"
-    assert peek(client, 5, "PX", 300) == [1, 5, 5, 0, 0, 0, 0]
+    assert peek(client, 5, "PX", 600) == [1, 5, 5, 0, 0, 0, 0]
 
 
 def test_no_window_ever_admits_more_than_the_limit(client):
@@ -220,7 +214,7 @@ def test_no_window_ever_admits_more_than_the_limit(client):
         before, *replies, after = pipeline.execute()
         allowed = sum(reply[0] for reply in replies)
         admitted += [(before[0] * 1_000_000 + before[1], after[0] * 1_000_000 + after[1])] * allowed
-    assert len(admitted) >= 4 * limit, "and it goes on admitting"
+    assert len(admitted) > 2 * limit, "and it goes on admitting"
     for first, last in zip(admitted, admitted[limit:], strict=False):
         assert last[1] - first[0] >= window * 1000
 
@@ -231,16 +225,17 @@ def test_denied_requests_do_not_put_off_the_next_allowed_one(client):
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         admitted += check(client, 2, "PX", 50)[0]
-    assert admitted >= 12  # of 20 that a client with perfect timing gets
+    # Of 20 that a client with perfect timing gets; 2 if what is denied were counted.
+    assert admitted >= 6
 
 
 # The key
 
 
 def test_a_limiter_is_gone_when_it_is_full_again(client):
-    check(client, 5, "PX", 100)
+    check(client, 5, "PX", 5000)
     assert client.type("limiter") == b"kw-limit1"
-    assert 0 < client.pttl("limiter") <= 100 + 100 // TICKS + 2
+    assert 0 < client.pttl("limiter") <= 5000 + 5000 // TICKS + 2
     check(client, 5, "EX", 100)
     assert 99_000 < client.pttl("limiter") <= 100_000 + 100_000 // TICKS + 2
     check(client, 5, "PX", 50, key="short")
