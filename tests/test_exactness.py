@@ -378,6 +378,8 @@ def test_debug_reload(server, tagged):
 def test_debug_reload_does_not_bring_back_expired_keys(server, tagged):
     tagged.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
     tagged.execute_command("CACHE.SET", "short", "v", "PX", 1, "TAGS", 1, "x")
+    seconds, microseconds = tagged.time()
+    eventually(lambda: tagged.time() > (seconds, microseconds + 3000))
     try:
         with RawClient(server) as raw:
             assert raw.call("DEBUG", "RELOAD") == "OK"
