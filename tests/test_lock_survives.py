@@ -1,4 +1,4 @@
-"""What a lock and its fencing tokens outlive: expiry, flushes, eviction, crashes, failover; and what
+"""What a lock and its fencing tokens outlive: expiry, flushes, crashes, failover; and what
 ends a lock although its owner did not release it."""
 
 import pytest
