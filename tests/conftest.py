@@ -3,12 +3,14 @@ replication or the process itself takes `make_server`."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from servers import FLAVOURS, Server, default_flavour, server_version
+from servers import FLAVOURS, REPOSITORY, Server, default_flavour, server_version
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,3 +96,10 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
                 server.kill9()
     if failures:
         raise failures[0]
+
+
+@pytest.fixture(scope="session")
+def debug_module() -> Path:
+    """The module built without --release, which has KEYWARD.DEBUG."""
+    subprocess.run(["cargo", "build", "--locked", "--quiet"], cwd=REPOSITORY, check=True, timeout=900)
+    return REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "libkeyward.so"

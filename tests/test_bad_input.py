@@ -1,9 +1,7 @@
 """Whatever a client sends: a clear error, nothing changed, nothing propagated, and the server lives."""
 
-import os
 import random
 import re
-import subprocess
 
 import pytest
 import redis
@@ -24,7 +22,7 @@ from catalogue import (
 )
 from propagation import ReplicationStream
 from raw_client import ErrorReply, RawClient
-from servers import REPOSITORY, eventually
+from servers import eventually
 
 MEGABYTE = 1024 * 1024
 
@@ -452,13 +450,6 @@ def test_random_garbage_leaves_primary_and_replica_alike(make_server, seed):
 
 
 # A bug of our own
-
-
-@pytest.fixture(scope="session")
-def debug_module():
-    """The module built without --release, which has KEYWARD.DEBUG."""
-    subprocess.run(["cargo", "build", "--locked", "--quiet"], cwd=REPOSITORY, check=True, timeout=900)
-    return REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "libkeyward.so"
 
 
 @pytest.mark.timeout(960)

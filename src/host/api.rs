@@ -50,11 +50,12 @@ macro_rules! required {
 
 required! {
     RedisModule_Alloc, RedisModule_Calloc, RedisModule_Realloc, RedisModule_Free,
-    RedisModule_AvoidReplicaTraffic, RedisModule_Call, RedisModule_CallReplyArrayElement, RedisModule_CallReplyStringPtr,
-    RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
+    RedisModule_AvoidReplicaTraffic, RedisModule_BlockClient, RedisModule_Call, RedisModule_CallReplyArrayElement,
+    RedisModule_CallReplyStringPtr, RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
     RedisModule_CreateString, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
-    RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetCommand,
-    RedisModule_GetContextFlags, RedisModule_GetCurrentUserName, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,
+    RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetBlockedClientHandle,
+    RedisModule_GetBlockedClientPrivateData, RedisModule_GetClientId, RedisModule_GetCommand, RedisModule_GetContextFlags,
+    RedisModule_GetCurrentUserName, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,
     RedisModule_GetModuleUserFromUserName,
     RedisModule_FreeModuleUser, RedisModule_ACLCheckKeyPermissions, RedisModule_GetSelectedDb,
     RedisModule_InfoAddFieldULongLong, RedisModule_InfoAddSection, RedisModule_IsIOError, RedisModule_IsKeysPositionRequest, RedisModule_KeyAtPosWithFlags, RedisModule_KeyExists,
@@ -65,9 +66,10 @@ required! {
     RedisModule_ReplicateVerbatim, RedisModule_ReplyWithArray, RedisModule_ReplyWithError, RedisModule_ReplyWithLongLong,
     RedisModule_ReplyWithMap, RedisModule_ReplyWithNull, RedisModule_ReplyWithSet, RedisModule_ReplyWithSimpleString,
     RedisModule_ReplyWithStringBuffer, RedisModule_SaveStringBuffer, RedisModule_SaveUnsigned, RedisModule_SelectDb,
-    RedisModule_SetAbsExpire, RedisModule_SetCommandInfo, RedisModule_SetExpire, RedisModule_SetModuleOptions,
-    RedisModule_SignalModifiedKey, RedisModule_StringDMA, RedisModule_StringPtrLen, RedisModule_StringSet,
-    RedisModule_SubscribeToKeyspaceEvents, RedisModule_SubscribeToServerEvent, RedisModule_UnlinkKey,
+    RedisModule_SetAbsExpire, RedisModule_SetCommandInfo, RedisModule_SetDisconnectCallback, RedisModule_SetExpire,
+    RedisModule_SetModuleOptions, RedisModule_SignalModifiedKey, RedisModule_StringDMA, RedisModule_StringPtrLen, RedisModule_StringSet,
+    RedisModule_SubscribeToKeyspaceEvents, RedisModule_SubscribeToServerEvent, RedisModule_UnblockClient,
+    RedisModule_UnlinkKey,
 }
 
 /// What the server calls its things.

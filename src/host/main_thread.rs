@@ -29,6 +29,9 @@ pub(super) struct HostState {
     pub rename_from: Option<(usize, Vec<u8>)>,
     /// The database a MOVE takes a key from, between its two events.
     pub move_from: Option<usize>,
+    /// Clients that wait.
+    #[cfg(debug_assertions)]
+    pub room: super::blocked::Room,
     /// Words of replicated effects.
     pub words: Words,
     /// The last moment given out.

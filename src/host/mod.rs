@@ -3,6 +3,8 @@
 mod alloc;
 mod api;
 mod aux;
+#[cfg(debug_assertions)]
+mod blocked;
 mod command;
 mod command_info;
 mod config;

@@ -15,6 +15,8 @@ use crate::commands::Command;
 use crate::every_command;
 use crate::spec::{CommandSpec, Keys};
 
+type Entry = unsafe extern "C" fn(Ctx, *mut Str, c_int) -> c_int;
+
 const NAME: &CStr = c"keyward";
 /// The module's version as MODULE LIST shows it: major * 10000 + minor * 100 + patch.
 const VERSION: c_int = 100;
@@ -86,16 +88,15 @@ fn add_categories(ctx: Ctx) {
 
 fn commands(ctx: Ctx) -> bool {
     macro_rules! register {
-        ($($command:ty,)*) => { true $(&& create::<$command>(ctx))* };
+        ($($command:ty,)*) => { true $(&& create(ctx, <$command>::SPEC, entry::<$command>))* };
     }
     let registered = every_command!(register);
     #[cfg(debug_assertions)]
-    let registered = registered && create::<super::debug::Debug>(ctx);
+    let registered = registered && create(ctx, &super::debug::SPEC, super::debug::entry);
     registered
 }
 
-fn create<C: Command>(ctx: Ctx) -> bool {
-    let spec: &CommandSpec = C::SPEC;
+fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
     let asked = matches!(spec.keys, Keys::Counted { .. }).then_some("getkeys-api");
     let flags = spec.flags.iter().map(|flag| flag.word()).chain(asked).collect::<Vec<_>>().join(" ");
     let (Ok(name), Ok(flags)) = (CString::new(spec.name), CString::new(flags)) else { return false };
@@ -108,7 +109,7 @@ fn create<C: Command>(ctx: Ctx) -> bool {
     };
     // SAFETY: the context of the load, NUL-terminated strings that the server copies, and a function with its signature.
     let created = ok(unsafe {
-        call!(RedisModule_CreateCommand, ctx, name.as_ptr(), Some(entry::<C>), flags.as_ptr(), first, last, step)
+        call!(RedisModule_CreateCommand, ctx, name.as_ptr(), Some(entry), flags.as_ptr(), first, last, step)
     });
     created && command_info::describe(ctx, spec)
 }
