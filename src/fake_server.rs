@@ -182,7 +182,7 @@ impl Server for FakeServer {
         &mut self.state
     }
 
-    fn memory_full(&mut self) -> bool {
+    fn memory_full(&mut self, _key: Arg<'_>) -> bool {
         self.memory_full
     }
 

@@ -58,8 +58,9 @@ pub trait Server {
     /// The module's own memory.
     fn state(&mut self) -> &mut State;
 
-    /// Is memory above `maxmemory`? For commands that are refused only where they would add data.
-    fn memory_full(&mut self) -> bool;
+    /// Would the server refuse to add data under this key, which is not there, since memory is full? For commands that are
+    /// refused only where they would add data.
+    fn memory_full(&mut self, key: Arg<'_>) -> bool;
 
     /// May the calling user do this to the key (or the tag, which is checked as if it were a key)?
     fn permits(&mut self, name: &[u8], permission: Permission) -> bool;

@@ -122,7 +122,10 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
         Aftermath::Forget { token } => {
             crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);
         }
-        Aftermath::PutBackSoon => timer::put_back_soon(ctx),
+        Aftermath::PutBackSoon => {
+            host().put_back_pace.evicted();
+            timer::put_back_soon(ctx);
+        }
     }
 }
 

@@ -162,8 +162,26 @@ impl Server for Running<'_> {
         state()
     }
 
-    fn memory_full(&mut self) -> bool {
-        flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_OOM != 0
+    fn memory_full(&mut self, key: Arg<'_>) -> bool {
+        // Above maxmemory is not full: the server evicts before a command, and the command itself goes a little above
+        // again. Whether eviction could make room then is known to the server alone. It tells by how it takes a command
+        // that it would refuse: this one does nothing to a key that is not there.
+        if flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_OOM == 0 {
+            return false;
+        }
+        self.close();
+        let name = OwnedString::new(key.bytes);
+        // SAFETY: the context of the running command, NUL-terminated strings and a live one; "M" asks for the refusal, which
+        // is a null reply. Another reply is freed once.
+        unsafe {
+            let (command, zero, nothing) = (c"SETRANGE".as_ptr(), c"0".as_ptr(), c"".as_ptr());
+            let reply = call!(RedisModule_Call, self.ctx, command, c"sccM".as_ptr(), name.raw(), zero, nothing);
+            if reply.is_null() {
+                return true;
+            }
+            call!(RedisModule_FreeCallReply, reply);
+        }
+        false
     }
 
     fn permits(&mut self, name: &[u8], permission: Permission) -> bool {

@@ -63,7 +63,8 @@ pub(super) fn reclaim_soon(ctx: Ctx) {
 pub(super) fn put_back_soon(ctx: Ctx) {
     if !host().put_back_timer {
         host().put_back_timer = true;
-        start(ctx, 1, on_put_back);
+        let moment = now().to_ms();
+        start(ctx, host().put_back_pace.pause(moment), on_put_back);
     }
 }
 

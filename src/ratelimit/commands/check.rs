@@ -53,7 +53,7 @@ impl Command for Check {
                 let mut limiter = Limiter::default();
                 let decision = decide(&mut limiter, &request, now)?;
                 if decision.effect.is_some() {
-                    if server.memory_full() {
+                    if server.memory_full(key) {
                         return Err(Error::OutOfMemory);
                     }
                     server.put_native(key, limiter, decision.expiry);
