@@ -1,4 +1,4 @@
-"""An effect is put together only when somebody may receive it (DESIGN, rule 12). Whoever comes later must lack nothing:
+"""An effect is put together only when somebody may receive it (DESIGN, rule 13 of section 4). Whoever comes later must lack nothing:
 each test writes while nobody listens, lets somebody come in one of the possible ways, writes on, and compares.
 """
 
