@@ -315,7 +315,10 @@ impl State {
 impl Database {
     fn gone(&mut self, key: &[u8], now: UnixMs, linger_ms: i64) {
         self.tags.remove(key);
-        self.floors.key_gone(key, now, linger_ms);
+        // Most caches use no versions, and each deletion would look for one.
+        if self.floors.live() > 0 {
+            self.floors.key_gone(key, now, linger_ms);
+        }
     }
 
     fn limit(&mut self, config: &Config) {
