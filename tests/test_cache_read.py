@@ -335,3 +335,25 @@ def test_taginfo_names_the_last_invalidation_only_while_it_is_remembered(make_se
         assert client.execute_command("CACHE.INVALIDATETAG", f"t{number}") == 1
     assert tag_info(client, "t49")["invalidations"] == 1
     assert tag_info(client, "t0")["invalidations"] == 0
+
+
+def test_only_reads_count_as_hits_and_misses_of_the_keyspace(make_server):
+    """The module looks keys up that nobody asked for: the hit ratio must not rise while nobody reads."""
+    client = make_server().client()
+
+    def counted():
+        stats = client.info("stats")
+        return stats["keyspace_hits"], stats["keyspace_misses"]
+
+    for n in range(100):
+        client.execute_command("CACHE.SETTAGGED", f"k{n}", n, "EX", 100, "TAGS", 1, "t")
+    client.execute_command("CACHE.TAGKEYS", "t", "COUNT", 100)
+    client.execute_command("CACHE.TAG", "k0", "u")
+    client.execute_command("CACHE.TAG", "none", "u")
+    # The search for records without a key comes round ten times a second.
+    begun = client.info("server")["uptime_in_seconds"]
+    eventually(lambda: client.info("server")["uptime_in_seconds"] >= begun + 2)
+    assert counted() == (0, 0)
+    client.execute_command("CACHE.GET", "k0")
+    client.execute_command("CACHE.GET", "none")
+    assert counted() == (1, 1)

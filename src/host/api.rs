@@ -58,7 +58,7 @@ required! {
     RedisModule_GetCurrentUserName, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,
     RedisModule_GetModuleUserFromUserName,
     RedisModule_FreeModuleUser, RedisModule_ACLCheckKeyPermissions, RedisModule_GetSelectedDb,
-    RedisModule_InfoAddFieldULongLong, RedisModule_InfoAddSection, RedisModule_IsIOError, RedisModule_IsKeysPositionRequest, RedisModule_KeyAtPosWithFlags, RedisModule_KeyExists,
+    RedisModule_InfoAddFieldULongLong, RedisModule_InfoAddSection, RedisModule_IsIOError, RedisModule_IsKeysPositionRequest, RedisModule_KeyAtPosWithFlags,
     RedisModule_KeyType, RedisModule_LoadConfigs, RedisModule_LoadStringBuffer, RedisModule_LoadUnsigned,
     RedisModule_Log, RedisModule_LogIOError, RedisModule_ModuleTypeGetType, RedisModule_ModuleTypeGetValue,
     RedisModule_ModuleTypeSetValue, RedisModule_NotifyKeyspaceEvent, RedisModule_OpenKey, RedisModule_RegisterBoolConfig,

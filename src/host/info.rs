@@ -14,7 +14,11 @@ pub(super) fn register(ctx: Ctx) -> bool {
     ok(unsafe { call!(RedisModule_RegisterInfoFunc, ctx, Some(on_info)) })
 }
 
-unsafe extern "C" fn on_info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: c_int) {
+unsafe extern "C" fn on_info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report: c_int) {
+    if for_crash_report != 0 {
+        // The crash may have come in the middle of a change to what would be read here.
+        return;
+    }
     guarded("INFO", || {
         for section in SECTIONS {
             let Ok(name) = CString::new(section.name) else { continue };
