@@ -131,6 +131,19 @@ def free_port() -> int:
         return port
 
 
+def upkeep_passes(server: Server) -> None:
+    """Waits until the module's upkeep, ten times a second, has come round several times; by the server's own clock."""
+    client = server.client()
+
+    def clock_ms() -> int:
+        seconds, microseconds = client.time()
+        return seconds * 1000 + microseconds // 1000
+
+    begun = clock_ms()
+    eventually(lambda: clock_ms() > begun + 350)
+    assert server.alive()
+
+
 class Server:
     """One server process with a folder of its own.
 

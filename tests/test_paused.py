@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import redis
-from servers import eventually
+from servers import eventually, upkeep_passes
 from tag_view import (
     at_once,
     cache_get_all,
@@ -26,19 +26,6 @@ GIANT = 3000
 REST = GIANT - SYNC
 # Longer than any test; each ends its pause itself.
 PAUSE_MS = 600_000
-
-
-def upkeep_passes(server):
-    """Waits until the module's timers have had several occasions to misbehave: the slowest runs ten times a second."""
-    client = server.client()
-
-    def clock_ms():
-        seconds, microseconds = client.time()
-        return seconds * 1000 + microseconds // 1000
-
-    begun = clock_ms()
-    eventually(lambda: clock_ms() > begun + 350)
-    assert server.alive()
 
 
 @pytest.fixture
