@@ -7,6 +7,12 @@ pub struct Config {
     pub version_floor_ms: i64,
     pub version_floors_max: i64,
     pub tag_history_max: i64,
+    pub lease_max_ms: i64,
+    pub leases_max: i64,
+    pub waiters_max: i64,
+    pub waiters_per_key_max: i64,
+    pub negatives_max: i64,
+    pub fence_tags_max: i64,
     pub save_metadata: bool,
 }
 
@@ -54,8 +60,45 @@ pub static SETTINGS: &[Setting] = &[
         mutable: true,
     },
     Setting {
+        name: "lease-max-ms",
+        summary: "The longest LEASE that a loader may ask for, in milliseconds.",
+        kind: Kind::Int { default: 60_000, min: 1, max: 86_400_000, field: |c| &mut c.lease_max_ms },
+        mutable: true,
+    },
+    Setting {
+        name: "leases-max",
+        summary: "How many loads may be under way at once. Beyond it a miss gets no token: the caller loads, and does not fill.",
+        kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.leases_max },
+        mutable: true,
+    },
+    Setting {
+        name: "waiters-max",
+        summary: "How many clients may wait for loads at once. Beyond it FETCH answers BUSY.",
+        kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.waiters_max },
+        mutable: true,
+    },
+    Setting {
+        name: "waiters-per-key-max",
+        summary: "How many clients may wait for one key. Beyond it FETCH answers BUSY.",
+        kind: Kind::Int { default: 50_000, min: 0, max: 10_000_000, field: |c| &mut c.waiters_per_key_max },
+        mutable: true,
+    },
+    Setting {
+        name: "negatives-max",
+        summary: "How many negative answers (FILLNIL) are remembered in each database; the oldest go first.",
+        kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.negatives_max },
+        mutable: true,
+    },
+    Setting {
+        name: "fence-tags-max",
+        summary: "How many invalidated tags are remembered in each database while loads are under way. Beyond it a FILL in doubt \
+                  is refused.",
+        kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.fence_tags_max },
+        mutable: true,
+    },
+    Setting {
         name: "save-metadata",
-        summary: "Whether RDB files carry tags, version floors and the fencing reserve. With no, they are gone after a restart \
+        summary: "Whether RDB files carry tags, version floors, soft expiries, negative answers and the fencing reserve. With no, they are gone after a restart \
                   and missing on replicas; see docs/removing.md.",
         kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
         mutable: false,
@@ -69,6 +112,12 @@ impl Default for Config {
             version_floor_ms: 0,
             version_floors_max: 0,
             tag_history_max: 0,
+            lease_max_ms: 0,
+            leases_max: 0,
+            waiters_max: 0,
+            waiters_per_key_max: 0,
+            negatives_max: 0,
+            fence_tags_max: 0,
             save_metadata: false,
         };
         for setting in SETTINGS {

@@ -22,6 +22,9 @@ pub enum Error {
     VersionRange,
     CountRange(&'static str, i64, i64),
     Percent,
+    Beta,
+    MessageLength,
+    ReadOnly,
     InvalidCursor,
     OwnerLength,
     NoTokenLeft,
@@ -54,6 +57,9 @@ impl fmt::Display for Error {
                 write!(f, "ERR {what} must be an integer from {low} to {high}")
             }
             Error::Percent => f.write_str("ERR JITTER percentage must be an integer from 0 to 100"),
+            Error::Beta => f.write_str("ERR BETA must be a number from 0 to 1000"),
+            Error::MessageLength => f.write_str("ERR MSG must be at most 1024 bytes"),
+            Error::ReadOnly => f.write_str("READONLY You can't write against a read only replica."),
             Error::InvalidCursor => f.write_str("ERR invalid cursor"),
             Error::OwnerLength => f.write_str("ERR owner must be 1 to 1024 bytes"),
             Error::NoTokenLeft => f.write_str("ERR no fencing token is left below 9007199254740992"),

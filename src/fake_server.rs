@@ -1,7 +1,7 @@
 //! An in-memory [`Server`] for tests of the families: a map, a clock that stands still until told, and a log of what was replicated.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::args::{Arg, Args};
 use crate::clock::{UnixMs, UnixUs};
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lock::Lock;
 use crate::native::NativeValue;
 use crate::reply::Reply;
-use crate::server::{Expiry, Permission, Server, StringValue, Word};
+use crate::server::{Expiry, Permission, Server, StringValue, Waiter, Word};
 use crate::state::{Aftermath, KeyEvent, State};
 
 pub enum Value {
@@ -41,6 +41,14 @@ pub struct FakeServer {
     pub replicated: Vec<Vec<Vec<u8>>>,
     /// The database of each.
     pub replicated_in: Vec<usize>,
+    /// The server is a replica.
+    pub replica: bool,
+    /// Clients cannot be held.
+    pub never_blocks: bool,
+    /// Who waits, and what each is told when the wait runs out.
+    pub waiting: BTreeMap<Waiter, Reply<'static>>,
+    /// Answers to those who waited, in order.
+    pub answers: Vec<(Waiter, Reply<'static>)>,
     argv: Vec<Vec<u8>>,
     found: Vec<Vec<u8>>,
 }
@@ -164,6 +172,28 @@ impl Server for FakeServer {
 
     fn replayed(&self) -> bool {
         self.replayed
+    }
+
+    fn is_replica(&self) -> bool {
+        self.replica
+    }
+
+    fn block(&mut self, _timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {
+        if self.never_blocks {
+            return None;
+        }
+        let arrived = self.waiting.keys().chain(self.answers.iter().map(|(waiter, _)| waiter)).max();
+        let waiter = Waiter(arrived.map_or(1, |last| last.0 + 1));
+        self.waiting.insert(waiter, otherwise);
+        Some(waiter)
+    }
+
+    fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool {
+        let waits = self.waiting.remove(&waiter).is_some();
+        if waits {
+            self.answers.push((waiter, reply));
+        }
+        waits
     }
 
     fn db(&self) -> usize {

@@ -41,9 +41,53 @@ pub static SECTIONS: &[Section] = &[
     Section {
         name: "cache",
         metrics: &[
-            counter("cache_hits", "Reads by CACHE.GET and CACHE.MGET that found a value.", |s| s.cache.counters.hits),
-            counter("cache_misses", "Reads by CACHE.GET and CACHE.MGET that found none, or an invalidated one.", |s| {
+            counter("cache_hits", "CACHE reads that found a fresh value.", |s| s.cache.counters.hits),
+            counter("cache_stale_hits", "FETCHes that were served a stale value.", |s| s.cache.counters.stale_hits),
+            counter("cache_none_hits", "FETCHes that were told that the origin has nothing.", |s| {
+                s.cache.counters.none_hits
+            }),
+            counter("cache_misses", "CACHE reads that found no value, or none they may have.", |s| {
                 s.cache.counters.misses
+            }),
+            gauge("cache_leases", "Loads under way, and failures that keep others from trying.", |s| {
+                size(s.cache.leases())
+            }),
+            counter("cache_leases_granted", "Callers that were elected to load.", |s| s.cache.counters.leases_granted),
+            counter("cache_leases_full", "Callers that had to load without a lease: leases-max.", |s| {
+                s.cache.counters.leases_full
+            }),
+            counter("cache_lease_timeouts", "Leases that ran out: a loader died or was too slow.", |s| {
+                s.cache.counters.lease_timeouts
+            }),
+            counter("cache_early_refreshes", "Callers that were elected before the value expired (BETA).", |s| {
+                s.cache.counters.early_refreshes
+            }),
+            counter("cache_fills", "FILLs and FILLNILs that were stored.", |s| s.cache.counters.fills),
+            counter(
+                "cache_fills_refused",
+                "FILLs and FILLNILs that were not: the lease was lost, or memory is full.",
+                |s| s.cache.counters.fills_refused,
+            ),
+            counter("cache_load_failures", "Loads that were given up with FAIL.", |s| s.cache.counters.load_failures),
+            gauge("cache_waiters", "Clients that wait for a load.", |s| size(s.cache.waiters())),
+            counter("cache_waits", "Clients that ever waited for a load.", |s| s.cache.counters.waits),
+            counter("cache_waits_refused", "Clients that could not wait: waiters-max or waiters-per-key-max.", |s| {
+                s.cache.counters.waits_refused
+            }),
+            counter("cache_stampedes_suppressed", "Clients that were answered by a load they did not do.", |s| {
+                s.cache.counters.stampedes_suppressed
+            }),
+            gauge("cache_negatives", "Keys of which the origin is known to have nothing.", |s| {
+                size(s.cache.negatives())
+            }),
+            counter("cache_negatives_dropped", "Negative answers dropped early: more than negatives-max.", |s| {
+                s.cache.negatives_dropped()
+            }),
+            gauge("cache_fence_tags", "Invalidated tags that are remembered for the sake of loads under way.", |s| {
+                size(s.cache.fence_tags())
+            }),
+            gauge("cache_soft_expiries", "Keys whose grace, or the time of whose load, is remembered.", |s| {
+                size(s.cache.soft_expiries())
             }),
             counter("cache_sets", "Values stored by CACHE commands.", |s| s.cache.counters.sets),
             counter("cache_invalidations", "Keys and tags that were invalidated.", |s| s.cache.counters.invalidations),
@@ -62,9 +106,11 @@ pub static SECTIONS: &[Section] = &[
                 "Version floors dropped early: more than version-floors-max.",
                 |s| s.cache.floors_dropped(),
             ),
-            gauge("cache_metadata_bytes", "Memory of tags and version floors, part of used_memory.", |s| {
-                size(s.cache.memory())
-            }),
+            gauge(
+                "cache_metadata_bytes",
+                "Memory of tags, version floors, soft expiries and negative answers, part of used_memory.",
+                |s| size(s.cache.memory()),
+            ),
             counter(
                 "cache_ghosts",
                 "Records found without their key. Anything but 0 is a bug: please report it.",

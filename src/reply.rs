@@ -1,10 +1,14 @@
 //! What a command answers, free of RESP. The host writes it for the protocol version the client speaks.
 
+use std::rc::Rc;
+
 use smallvec::SmallVec;
+
+use crate::error::Error;
 
 /// A reply. Borrowed bytes live as long as the command's hold on the server, so a value goes from the
 /// keyspace to the client without a copy.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Reply<'a> {
     /// `+OK`.
     Ok,
@@ -15,6 +19,8 @@ pub enum Reply<'a> {
     Ints(SmallVec<[i64; 8]>),
     Bytes(&'a [u8]),
     OwnedBytes(Vec<u8>),
+    /// One value for many clients.
+    Shared(Rc<[u8]>),
     /// An ASCII word that a table in the source names.
     Word(&'static str),
     Array(Vec<Reply<'a>>),
@@ -22,6 +28,10 @@ pub enum Reply<'a> {
     Set(Vec<Reply<'a>>),
     /// A map in RESP3, a flat array in RESP2; the order is the order of the fields.
     Map(Vec<(&'static str, Reply<'a>)>),
+    /// For one who waited: whoever still runs his command returns an error.
+    Error(Error),
+    /// The client waits, and is answered by another event.
+    Later,
 }
 
 impl Reply<'_> {

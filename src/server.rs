@@ -7,11 +7,16 @@ use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::native::NativeValue;
+use crate::reply::Reply;
 use crate::state::State;
 
 /// A string value that was found by [`Server::string`]; good until the next change of the keyspace in this command.
 #[derive(Clone, Copy, Debug)]
 pub struct StringValue(pub usize);
+
+/// A client that waits, by its number of arrival. No number is used twice: a queue may keep one whose client has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiter(pub u64);
 
 /// One word of a replicated command.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +50,17 @@ pub trait Server {
     /// The command comes from the primary or from the AOF: it is an effect to be applied, nothing is to be decided,
     /// and no clock, setting or random number may have a say.
     fn replayed(&self) -> bool;
+
+    /// The server follows a primary, whoever sent the command.
+    fn is_replica(&self) -> bool;
+
+    /// Holds the client of the running command, which must reply [`Reply::Later`] then. It is answered by [`Server::answer`],
+    /// or with `otherwise` after `timeout_ms` milliseconds (0: never). `None`: it cannot be held (it runs a transaction or a
+    /// script).
+    fn block(&mut self, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter>;
+
+    /// Answers a client that waits. `false`: it has been answered before, or is gone.
+    fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool;
 
     /// The selected database.
     fn db(&self) -> usize;

@@ -47,6 +47,8 @@ pub enum Flag {
     ReadOnly,
     DenyOom,
     Fast,
+    /// May hold the client.
+    Blocking,
     /// @admin and @dangerous.
     Admin,
 }
@@ -59,6 +61,7 @@ impl Flag {
             Flag::ReadOnly => "readonly",
             Flag::DenyOom => "deny-oom",
             Flag::Fast => "fast",
+            Flag::Blocking => "blocking",
             Flag::Admin => "admin",
         }
     }
@@ -167,6 +170,7 @@ impl CommandSpec {
             Flag::Write => &["write"][..],
             Flag::ReadOnly => &["read"],
             Flag::Admin => &["admin", "dangerous"],
+            Flag::Blocking => &["blocking"],
             Flag::Fast | Flag::DenyOom => &[],
         });
         let speed = if self.flags.contains(&Flag::Fast) { "fast" } else { "slow" };

@@ -86,6 +86,8 @@ impl State {
     pub fn role_changed(&mut self, primary: bool) {
         if primary {
             self.lock.promoted();
+        } else {
+            self.cache.demoted();
         }
     }
 

@@ -1,4 +1,5 @@
-//! What RDB files carry of the cache family: tags, version floors, and the history of invalidated tags.
+//! What RDB files carry of the cache family: tags, version floors, the history of invalidated tags, soft expiries and negative
+//! answers.
 //!
 //! A chunk is a kind and up to about 64 KiB of records of that kind, one after the other in postcard's format. Records
 //! come before the keys and wait until their key has come; what is left over is dropped at the end of loading.
@@ -6,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use super::freshness::Freshness;
 use super::tags::Invalidations;
 use super::write_options::MAX_TAG_LENGTH;
 use crate::clock::UnixMs;
@@ -15,6 +17,8 @@ use crate::config::Config;
 const KEYS: u64 = 1;
 const FLOORS: u64 = 2;
 const TAGS: u64 = 3;
+const FRESHNESS: u64 = 4;
+const NEGATIVES: u64 = 5;
 
 /// A chunk is written when it is at least this long.
 const CHUNK: usize = 64 * 1024;
@@ -46,19 +50,50 @@ struct Tag<'a> {
     last_invalidated: i64,
 }
 
+/// The soft expiry of a key with a grace. How long its load took is not saved.
+#[derive(Serialize, Deserialize)]
+struct Soft<'a> {
+    db: u32,
+    key: &'a [u8],
+    /// Unix milliseconds.
+    soft: i64,
+    grace_ms: i64,
+    fingerprint: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Negative<'a> {
+    db: u32,
+    key: &'a [u8],
+    /// Unix milliseconds.
+    until: i64,
+    #[serde(borrow)]
+    tags: Vec<&'a [u8]>,
+}
+
 impl State {
     /// Hands out everything that is to be saved, in chunks: kind and bytes.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
         let mut chunk = Chunk { kind: KEYS, bytes: Vec::new(), emit };
         for (db, database) in self.numbered() {
             for record in database.tags.records() {
-                chunk.add(KEYS, &Key { db, key: record.key(), tags: record.tags().collect() });
+                let graceless = database.freshness.get(record.key()).is_none_or(|(_, known)| known.grace_ms == 0);
+                chunk.add(KEYS, &Key { db, key: record.key(), tags: record.tags(graceless).collect() });
             }
             for (key, version, until) in database.floors.iter() {
                 chunk.add(FLOORS, &Floor { db, key, version, until: until.map(|until| until.0) });
             }
             for (tag, Invalidations { count, last }) in database.tags.tag_history() {
                 chunk.add(TAGS, &Tag { db, tag, invalidations: count, last_invalidated: last.0 });
+            }
+            for (key, _) in database.freshness.iter() {
+                if let Some(known) = database.effective_freshness(key).filter(|known| known.grace_ms > 0) {
+                    let Freshness { soft, grace_ms, fingerprint, .. } = known;
+                    chunk.add(FRESHNESS, &Soft { db, key, soft: soft.0, grace_ms, fingerprint });
+                }
+            }
+            for (key, until, tags) in database.negatives.iter() {
+                chunk.add(NEGATIVES, &Negative { db, key, until: until.0, tags });
             }
         }
         chunk.flush();
@@ -71,6 +106,8 @@ impl State {
             KEYS => State::load_key,
             FLOORS => State::load_floor,
             TAGS => State::load_tag,
+            FRESHNESS => State::load_freshness,
+            NEGATIVES => State::load_negative,
             _ => return Some(()),
         };
         while !bytes.is_empty() {
@@ -114,6 +151,25 @@ impl State {
         self.database(config, number(db)?).tags.load_tag_history(tag, history).ok()?;
         Some(rest)
     }
+
+    fn load_freshness<'a>(&mut self, config: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
+        let (Soft { db, key, soft, grace_ms, fingerprint }, rest) = postcard::take_from_bytes(bytes).ok()?;
+        if grace_ms <= 0 {
+            return None;
+        }
+        let known = Freshness { soft: UnixMs(soft), grace_ms, fingerprint, load_us: 0 };
+        self.database(config, number(db)?).unconfirmed.put(key, known).ok()?;
+        Some(rest)
+    }
+
+    fn load_negative<'a>(&mut self, config: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
+        let (Negative { db, key, until, tags }, rest) = postcard::take_from_bytes(bytes).ok()?;
+        if !tags.iter().copied().all(is_tag) {
+            return None;
+        }
+        self.database(config, number(db)?).negatives.put(key, UnixMs(until), &tags).ok()?;
+        Some(rest)
+    }
 }
 
 fn is_tag(tag: &[u8]) -> bool {
@@ -155,6 +211,7 @@ impl Chunk<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::state::Known;
     use super::*;
     use crate::state::KeyEvent;
 
@@ -171,7 +228,8 @@ mod tests {
         for i in 0..keys {
             let key = format!("key:{i}");
             let tags: [&[u8]; 2] = [b"all", if i % 2 == 0 { b"even" } else { b"odd" }];
-            state.stored(&config, (i as usize % 3, key.as_bytes()), &tags, Some(i.into()), Some(NOW)).unwrap();
+            let known = Known { tags: &tags, version: Some(i.into()), now: Some(NOW), freshness: None };
+            state.stored(&config, (i as usize % 3, key.as_bytes()), known).unwrap();
         }
         state.retire(0, b"even", UnixMs(500));
         state.set_floor(&config, (1, b"gone"), 9, UnixMs(1_400), Some(NOW)).unwrap();

@@ -1,7 +1,17 @@
-//! What of this family is replicated by KEYWARD.APPLY: `RETIRE unix-ms tag [tag ...]` and `FLOOR key version until-unix-ms`.
-//! The primary decided; here it is only repeated.
+//! What of this family is replicated by KEYWARD.APPLY. The primary decided; here it is only repeated.
+//!
+//! - `RETIRE unix-ms tag [tag ...]`: the keys of the tags are invalid;
+//! - `STALETAG unix-ms tag [tag ...]`: they are stale, as far as they have a grace;
+//! - `STALE soft-unix-ms key hard-unix-ms [key hard-unix-ms ...]`: a key's value is stale since then, and goes at the second moment;
+//! - `FLOOR key version until-unix-ms`: versions up to this one are refused;
+//! - `NEGATIVE key until-unix-ms [tag ...]`, `NONEGATIVE key [key ...]`: the origin has nothing of the key; that is over.
 
-use super::write_options::{checked_tag, parse_version};
+use smallvec::SmallVec;
+
+use super::State;
+use super::freshness::{Freshness, fingerprint};
+use super::staleness;
+use super::write_options::{checked_tag, distinct_tags, parse_version};
 use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
 use crate::error::Error;
@@ -10,7 +20,19 @@ use crate::server::Server;
 /// Applies `effect` if it is one of this family's; `None` if it is not.
 pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) -> Option<Result<(), Error>> {
     let applied = if effect.is("RETIRE") {
-        retire(args, server)
+        retire(args, server, |cache, db, tag, now| {
+            cache.retire(db, tag, now);
+        })
+    } else if effect.is("STALETAG") {
+        retire(args, server, |cache, db, tag, now| {
+            cache.stale(db, tag, now);
+        })
+    } else if effect.is("STALE") {
+        stale(args, server)
+    } else if effect.is("NEGATIVE") {
+        negative(args, server)
+    } else if effect.is("NONEGATIVE") {
+        no_negative(args, server)
     } else if effect.is("FLOOR") {
         floor(args, server)
     } else {
@@ -20,7 +42,11 @@ pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) ->
 }
 
 /// The keys go when the UNLINKs of the primary arrive, or, after a promotion, by the reclaimer here.
-fn retire<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+fn retire<S: Server>(
+    args: &mut Args<'_>,
+    server: &mut S,
+    retire: impl Fn(&mut State, usize, &[u8], UnixMs),
+) -> Result<(), Error> {
     let now = moment(args)?;
     let tags = args.rest();
     if tags.clone().next().is_none() || tags.clone().any(|tag| checked_tag(tag).is_err()) {
@@ -29,7 +55,54 @@ fn retire<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let db = server.db();
     let cache = &mut server.state().cache;
     for tag in tags {
-        cache.retire(db, tag.bytes, now);
+        retire(cache, db, tag.bytes, now);
+    }
+    Ok(())
+}
+
+fn stale<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let soft = moment(args)?;
+    let mut keys: SmallVec<[(Arg<'_>, UnixMs); 8]> = SmallVec::new();
+    while let Some(key) = args.take() {
+        keys.push((key, moment(args)?));
+    }
+    if keys.is_empty() {
+        return Err(Error::BadEffect);
+    }
+    let db = server.db();
+    for (key, hard) in keys {
+        let known = server.state().cache.freshness(db, key.bytes);
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let Ok(Some(value)) = server.string(key) else { continue };
+                let grace_ms = hard.since(soft).max(1);
+                Freshness { soft, grace_ms, fingerprint: fingerprint(server.bytes(value)), load_us: 0 }
+            }
+        };
+        staleness::apply(server, db, key.bytes, Freshness { soft, ..known }, Some(hard));
+    }
+    Ok(())
+}
+
+fn negative<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let key = args.take().ok_or(Error::BadEffect)?;
+    let until = moment(args)?;
+    let tags = distinct_tags(args.rest()).map_err(|_| Error::BadEffect)?;
+    let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(|tag| tag.bytes).collect();
+    let db = server.db();
+    let state = server.state();
+    state.cache.set_negative(&state.config, db, key.bytes, until, &tags)
+}
+
+fn no_negative<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let keys = args.rest();
+    if keys.clone().next().is_none() {
+        return Err(Error::BadEffect);
+    }
+    let db = server.db();
+    for key in keys {
+        server.state().cache.end_negative(db, key.bytes);
     }
     Ok(())
 }
@@ -96,6 +169,14 @@ mod tests {
             "FLOOR k -1 5",
             "FLOOR k 1 -5",
             "FLOOR k 1 5 x",
+            "STALETAG 5",
+            "STALE 5",
+            "STALE 5 k",
+            "STALE -1 k 5",
+            "STALE 5 k x",
+            "NEGATIVE k",
+            "NEGATIVE k x",
+            "NONEGATIVE",
             "OTHER k",
         ] {
             assert_eq!(server.call::<Apply>(&format!("KEYWARD.APPLY {line}")), Err(Error::BadEffect), "{line}");

@@ -19,7 +19,7 @@ impl TagIndex {
     /// The key was really loaded: what waits for it counts from now on. Whether there was something. On an error the key
     /// has to be deleted: no tag would reach it.
     pub fn confirm(&mut self, key: &[u8]) -> Result<bool, IndexError> {
-        match self.unconfirmed.as_mut().and_then(|loading| loading.take(key)) {
+        match self.unconfirmed.as_mut().and_then(|loading| loading.take(key, false)) {
             Some(detached) => self.attach(key, &detached).map(|()| true),
             None => Ok(false),
         }

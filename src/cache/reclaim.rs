@@ -1,21 +1,32 @@
 //! Removing what was invalidated: within a command up to `invalidate-sync-keys`, the rest later, slice by slice. And the
 //! slow check that nothing is known here that the keyspace does not have.
 
+use super::staleness;
 use super::tag_index::TagIndex;
+use crate::clock::UnixMs;
 use crate::server::Server;
 
 /// How many keys one UNLINK takes.
 pub(super) const BATCH: usize = 512;
 
 /// Where the check for ghosts goes on.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct GhostWalk {
     db: usize,
-    cursor: u64,
+    /// Cursors of the keys with tags and of those with a soft expiry; `None`: they are through.
+    tagged: Option<u64>,
+    aging: Option<u64>,
 }
 
-/// Removes up to `max_keys` invalidated keys, in the database that has some, which is selected. Whether it is worth to go
-/// on: `false` if nothing is left, or if nothing could be removed. Only for a primary that may write.
+impl Default for GhostWalk {
+    fn default() -> GhostWalk {
+        GhostWalk { db: 0, tagged: Some(0), aging: Some(0) }
+    }
+}
+
+/// Deals with up to `max_keys` retired keys, in the database that has some, which is selected: removes them, or makes them
+/// stale. Whether it is worth to go on: `false` if nothing is left, or if nothing could be done. Only for a primary that may
+/// write.
 pub fn reclaim<S: Server>(server: &mut S, max_keys: usize) -> bool {
     if let Some((db, key)) = server.state().cache.doomed.pop() {
         server.select(db);
@@ -29,7 +40,11 @@ pub fn reclaim<S: Server>(server: &mut S, max_keys: usize) -> bool {
     while done < max_keys {
         let keys = listed(server, db, retirement, max_keys.saturating_sub(done));
         let before = left_of(server, db, retirement);
-        let removed = remove(server, db, &keys);
+        let names: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+        let removed = match stale_since(server, db, retirement) {
+            Some(at) => make_stale_later(server, db, retirement, &names, at),
+            None => remove(server, db, &names),
+        };
         let counters = &mut server.state().cache.counters;
         counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);
         if left_of(server, db, retirement) >= before {
@@ -54,31 +69,56 @@ pub(super) fn listed<S: Server>(server: &mut S, db: usize, retirement: u64, max:
     keys
 }
 
-/// Unlinks keys and sees to it that they are forgotten. How many were there.
-pub(super) fn remove<S: Server>(server: &mut S, db: usize, keys: &[Box<[u8]>]) -> usize {
-    if keys.is_empty() {
-        return 0;
+fn stale_since<S: Server>(server: &mut S, db: usize, retirement: u64) -> Option<UnixMs> {
+    server.state().cache.databases.get(&db)?.tags.stale_since(retirement)
+}
+
+/// A lease that is younger than the retirement is about the value as it is since then.
+pub(super) fn make_stale_later<S: Server>(
+    server: &mut S,
+    db: usize,
+    retirement: u64,
+    keys: &[&[u8]],
+    at: UnixMs,
+) -> usize {
+    for key in keys {
+        server.state().cache.leases.revoke(db, key, Some(retirement));
     }
-    let names: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
-    let removed = server.unlink(&names);
-    for key in names {
-        forget_if_gone(server, db, key);
+    staleness::make_stale(server, keys, at)
+}
+
+/// Unlinks keys that were invalidated before, batch by batch, and sees to it that they are forgotten. How many were there.
+pub(super) fn remove<S: Server>(server: &mut S, db: usize, keys: &[&[u8]]) -> usize {
+    let mut removed: usize = 0;
+    for batch in keys.chunks(BATCH) {
+        server.state().cache.reclaiming = true;
+        removed = removed.saturating_add(server.unlink(batch));
+        server.state().cache.reclaiming = false;
+        for key in batch {
+            forget_if_gone(server, db, key);
+        }
     }
     removed
 }
 
-/// Looks whether up to `budget` keys with tags exist, and forgets those that do not: on Redis 7.0 the keys of a slot that
-/// another node took over vanish without an event. Only for a primary, where a key that has expired is removed on sight.
+/// Looks whether up to `budget` keys with tags, and as many with a soft expiry, exist, and forgets those that do not: on Redis
+/// 7.0 the keys of a slot that another node took over vanish without an event. Only for a primary, where a key that has expired
+/// is removed on sight.
 pub fn check_ghosts<S: Server>(server: &mut S, budget: usize) {
     let cache = &mut server.state().cache;
-    let GhostWalk { db, cursor } = cache.ghost_walk;
+    let GhostWalk { db, tagged, aging } = cache.ghost_walk;
     let Some((&db, database)) = cache.databases.range(db..).next() else {
         cache.ghost_walk = GhostWalk::default();
         return;
     };
-    let (next, keys) = database.tags.sample(cursor, budget);
-    let keys: Vec<Box<[u8]>> = keys.into_iter().map(Box::from).collect();
-    cache.ghost_walk = GhostWalk { db: if next == 0 { db.saturating_add(1) } else { db }, cursor: next };
+    let (tagged, keys) = tagged.map_or((0, Vec::new()), |cursor| database.tags.sample(cursor, budget));
+    let (aging, more) = aging.map_or((0, Vec::new()), |cursor| database.freshness.sample(cursor, budget));
+    let keys: Vec<Box<[u8]>> = keys.into_iter().map(Box::from).chain(more).collect();
+    let next = |cursor: u64| Some(cursor).filter(|&cursor| cursor != 0);
+    cache.ghost_walk = match (next(tagged), next(aging)) {
+        (None, None) => GhostWalk { db: db.saturating_add(1), ..GhostWalk::default() },
+        (tagged, aging) => GhostWalk { db, tagged, aging },
+    };
     server.select(db);
     for key in &keys {
         forget_if_gone(server, db, key);
@@ -86,19 +126,20 @@ pub fn check_ghosts<S: Server>(server: &mut S, budget: usize) {
 }
 
 /// A key that is still known here was either not removed, and stays, or is a ghost.
-fn forget_if_gone<S: Server>(server: &mut S, db: usize, key: &[u8]) {
-    let known = |server: &mut S| server.state().cache.databases.get(&db).is_some_and(|d| d.tags.knows(key));
+pub(super) fn forget_if_gone<S: Server>(server: &mut S, db: usize, key: &[u8]) {
+    let known = |server: &mut S| server.state().cache.databases.get(&db).is_some_and(|d| d.knows(key));
     if !known(server) || server.exists(key) {
         return;
     }
     let cache = &mut server.state().cache;
-    let forgotten = cache.databases.get_mut(&db).is_some_and(|database| database.tags.remove(key));
+    // The look may have found that the key had expired, and forgotten it.
+    let forgotten = cache.databases.get_mut(&db).is_some_and(|database| database.forget(key));
     cache.counters.ghosts = cache.counters.ghosts.saturating_add(u64::from(forgotten));
 }
 
 impl TagIndex {
     /// Has the key any tags, retired ones included?
-    fn knows(&self, key: &[u8]) -> bool {
+    pub(super) fn knows(&self, key: &[u8]) -> bool {
         self.find(self.hash(key), key).is_some()
     }
 
@@ -120,7 +161,6 @@ impl TagIndex {
 mod tests {
     use super::*;
     use crate::cache::commands::set::Set;
-    use crate::clock::UnixMs;
     use crate::config::Config;
     use crate::fake_server::FakeServer;
 

@@ -5,6 +5,8 @@
 //! and a key that was deleted meanwhile is not listed. A key that is listed but does not exist any more (which the
 //! notifications make impossible) has to be removed by the caller, or it would be listed for ever.
 
+use smallvec::SmallVec;
+
 use super::record::Record;
 use super::tag_index::TagIndex;
 use crate::clock::UnixMs;
@@ -18,10 +20,42 @@ pub struct Retirement {
     pub keys: usize,
 }
 
+/// What the retirements of its tags make of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// The last retirement that took it.
+    pub number: u64,
+    /// `None`: it is invalid. Else it is stale since then, if it has a grace, and invalid if it has none.
+    pub stale_since: Option<UnixMs>,
+}
+
 impl TagIndex {
-    /// Retires all keys that carry `tag`. `None`, and nothing is changed or counted, if none does.
-    pub fn retire(&mut self, tag: &[u8], now: UnixMs) -> Option<Retirement> {
-        self.tags.retire(tag, now).map(|(number, keys)| Retirement { number, keys })
+    /// Retires all keys that carry `tag`: they are invalid. Nothing is changed or counted if none does. Keys that an earlier
+    /// [`TagIndex::stale`] took and that were not dealt with yet are a retirement of their own.
+    pub fn retire(&mut self, tag: &[u8], now: UnixMs) -> SmallVec<[Retirement; 1]> {
+        self.tags.retire(tag, now).into_iter().map(|(number, keys)| Retirement { number, keys }).collect()
+    }
+
+    /// Retires all keys that carry `tag`: they are stale as of `now`, or invalid if they have no grace, which the caller
+    /// knows. `None`, and nothing is changed or counted, if no key carries it.
+    pub fn stale(&mut self, tag: &[u8], now: UnixMs) -> Option<Retirement> {
+        self.tags.stale(tag, now).map(|(number, keys)| Retirement { number, keys })
+    }
+
+    /// What became of the key, `None` if nothing did. O(tags of the key); O(1) while nothing is retired.
+    #[inline]
+    pub fn retired(&self, key: &[u8]) -> Option<Retired> {
+        if self.has_retired() { self.look_up_retired(key) } else { None }
+    }
+
+    /// The number of the last retirement of any tag.
+    pub fn retirements(&self) -> u64 {
+        self.tags.retirements()
+    }
+
+    /// The moment since when the keys of a retirement are stale; `None` if they are invalid.
+    pub fn stale_since(&self, retirement: u64) -> Option<UnixMs> {
+        self.tags.stale_since(self.tags.retired_id(retirement)?)
     }
 
     /// Whether any key is retired. O(1).
@@ -30,7 +64,8 @@ impl TagIndex {
         self.tags.has_retired()
     }
 
-    /// Whether the key was invalidated and neither written nor removed since. O(1) while nothing is retired.
+    /// Whether a retirement took the key, of either kind, and it was neither written nor removed since. O(1) while nothing is
+    /// retired.
     #[inline]
     pub fn is_retired(&self, key: &[u8]) -> bool {
         self.has_retired() && self.is_in_retired_cohort(key)
@@ -56,6 +91,22 @@ impl TagIndex {
         let ids = (first..cohort.len()).rev().filter_map(|position| cohort.get(position));
         keys.extend(ids.map(|id| Record::read(self.records.get(id)).key.into()));
         keys.len() - before
+    }
+
+    fn look_up_retired(&self, key: &[u8]) -> Option<Retired> {
+        let id = self.find(self.hash(key), key)?;
+        let mut all: Option<Retired> = None;
+        for membership in self.memberships(id) {
+            let Some(cohort) = self.tags.cohort(membership.cohort).filter(|cohort| cohort.retirement != 0) else {
+                continue;
+            };
+            let one = Retired { number: cohort.retirement, stale_since: self.tags.stale_since(membership.cohort) };
+            all = Some(all.map_or(one, |all| Retired {
+                number: all.number.max(one.number),
+                stale_since: all.stale_since.zip(one.stale_since).map(|(a, b)| a.min(b)),
+            }));
+        }
+        all
     }
 
     fn is_in_retired_cohort(&self, key: &[u8]) -> bool {

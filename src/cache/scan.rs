@@ -25,12 +25,14 @@ impl<'a> KeyTags<'a> {
         self.record.key
     }
 
-    /// The tags in their order, and of each whether it is retired.
-    pub fn tags(&self) -> impl ExactSizeIterator<Item = (&'a [u8], bool)> {
+    /// The tags in their order, and of each whether it is retired. `graceless`: a key that is to become stale has no grace, and
+    /// so is invalid.
+    pub fn tags(&self, graceless: bool) -> impl ExactSizeIterator<Item = (&'a [u8], bool)> {
         let tags = &self.index.tags;
-        self.record
-            .memberships()
-            .map(|membership| (tags.name_of(membership.cohort), tags.is_retired(membership.cohort)))
+        self.record.memberships().map(move |Membership { cohort, .. }| {
+            let retired = tags.is_dead(cohort) || graceless && tags.is_retired(cohort);
+            (tags.name_of(cohort), retired)
+        })
     }
 }
 

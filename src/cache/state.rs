@@ -1,29 +1,40 @@
-//! The cache family's memory: one index of tags and one of version floors for each database, and what is counted.
+//! The cache family's memory: for each database what is known of its keys (tags, version floors, ages, negative answers), the
+//! leases, and what is counted.
 //!
 //! It mirrors the keyspace: whatever removes, renames or moves a key is told here at once.
 
 use std::collections::{BTreeMap, HashSet};
 
+use smallvec::SmallVec;
+
+use super::freshness::{Freshness, FreshnessTable};
+use super::leases::Leases;
+use super::negatives::Negatives;
 use super::reclaim::GhostWalk;
-use super::retirement::Retirement;
+use super::retirement::{Retired, Retirement};
 use super::scan::TagInfo;
+use super::slab::Full;
 use super::tag_index::{IndexError, TagIndex};
 use super::version_floor::VersionFloors;
 use crate::clock::UnixMs;
 use crate::config::Config;
 use crate::error::Error;
+use crate::server::Waiter;
 use crate::state::KeyEvent;
 
 #[derive(Debug, Default)]
 pub struct State {
     /// Made when something is to be remembered, dropped by the sweep when nothing is.
     pub(super) databases: BTreeMap<usize, Database>,
+    pub(super) leases: Leases,
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
     pub(super) doomed: Vec<(usize, Box<[u8]>)>,
     /// False only while nothing is left for the reclaimer: every read asks, and looking at each database would cost it more
     /// than all else here. Set by whatever may retire, cleared by the sweep.
     maybe_retired: bool,
+    /// The deletions that are reported now are of keys that were invalidated before.
+    pub(super) reclaiming: bool,
     pub(super) ghost_walk: GhostWalk,
 }
 
@@ -31,16 +42,32 @@ pub struct State {
 pub(super) struct Database {
     pub tags: TagIndex,
     pub floors: VersionFloors,
+    pub freshness: FreshnessTable,
+    pub negatives: Negatives,
+    /// While loading: records whose key has still to come.
+    pub unconfirmed: FreshnessTable,
     /// While loading: keys whose floors are live again when they come. A floor that lingered beside a key, since a plain
     /// write had brought the key back, goes on to linger.
     pub awaited: HashSet<Box<[u8]>>,
 }
 
+/// What a CACHE write says of its key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known<'a> {
+    pub tags: &'a [&'a [u8]],
+    pub version: Option<u64>,
+    /// `None`: a decision of the primary is repeated.
+    pub now: Option<UnixMs>,
+    pub freshness: Option<Freshness>,
+}
+
 /// Since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Keys that CACHE.GET and CACHE.MGET found, and did not find.
+    /// Reads that found a fresh value, a stale one, the answer that there is none, or nothing.
     pub hits: u64,
+    pub stale_hits: u64,
+    pub none_hits: u64,
     pub misses: u64,
     /// Values stored by CACHE writes.
     pub sets: u64,
@@ -48,8 +75,23 @@ pub struct Counters {
     pub invalidations: u64,
     /// Keys that were removed for that, at once or by the reclaimer.
     pub invalidated_keys: u64,
-    /// Floors that went before their time, in databases that are not held any more.
+    /// Leases given out, refused because too many were out, and run out.
+    pub leases_granted: u64,
+    pub leases_full: u64,
+    pub lease_timeouts: u64,
+    /// Leases given out on fresh values.
+    pub early_refreshes: u64,
+    /// FILL and FILLNIL that stored, and that were refused.
+    pub fills: u64,
+    pub fills_refused: u64,
+    pub load_failures: u64,
+    /// Callers that waited, that were refused to, and that were answered by a load they did not do.
+    pub waits: u64,
+    pub waits_refused: u64,
+    pub stampedes_suppressed: u64,
+    /// Floors and negatives that went before their time, in databases that are not held any more.
     floors_dropped: u64,
+    negatives_dropped: u64,
     /// Keys that were known here but not in the keyspace. Anything but 0 means an event that was missed.
     pub ghosts: u64,
 }
@@ -68,10 +110,119 @@ impl State {
         self.databases.values().any(|database| database.tags.has_retired()) || !self.doomed.is_empty()
     }
 
+    /// Nothing at all is known of any key: the fast way for reads.
+    #[inline]
+    pub fn remembers_nothing(&self) -> bool {
+        self.databases.is_empty()
+    }
+
     /// Was the key invalidated, and not written since? For CACHE commands it is missing then.
     #[inline]
     pub fn is_retired(&self, db: usize, key: &[u8]) -> bool {
-        self.databases.get(&db).is_some_and(|database| database.tags.is_retired(key))
+        self.databases.get(&db).is_some_and(|database| database.is_retired(key))
+    }
+
+    /// What invalidations of tags, hard and soft, made of the key; `None` if nothing.
+    #[inline]
+    pub(super) fn retired(&self, db: usize, key: &[u8]) -> Option<Retired> {
+        if self.maybe_retired { self.databases.get(&db)?.tags.retired(key) } else { None }
+    }
+
+    /// The last invalidation of any tag of the database.
+    pub(super) fn retirements(&self, db: usize) -> u64 {
+        self.databases.get(&db).map_or(0, |database| database.tags.retirements())
+    }
+
+    /// What is known of the age of the key's value.
+    #[inline]
+    pub fn freshness(&self, db: usize, key: &[u8]) -> Option<Freshness> {
+        self.databases.get(&db)?.freshness.get(key).map(|(_, freshness)| freshness)
+    }
+
+    pub(super) fn set_freshness(
+        &mut self,
+        config: &Config,
+        db: usize,
+        key: &[u8],
+        freshness: Freshness,
+    ) -> Result<(), Error> {
+        self.database(config, db).freshness.put(key, freshness).map(|_| ()).map_err(|Full| Error::IndexFull)
+    }
+
+    /// Is the origin known to have nothing for the key?
+    pub fn is_negative(&self, db: usize, key: &[u8], now: UnixMs) -> bool {
+        self.databases.get(&db).is_some_and(|database| database.negatives.holds(key, now))
+    }
+
+    pub(super) fn set_negative(
+        &mut self,
+        config: &Config,
+        db: usize,
+        key: &[u8],
+        until: UnixMs,
+        tags: &[&[u8]],
+    ) -> Result<(), Error> {
+        self.database(config, db).negatives.put(key, until, tags).map_err(index_error)
+    }
+
+    /// Whether there was a negative answer.
+    pub(super) fn end_negative(&mut self, db: usize, key: &[u8]) -> bool {
+        self.databases.get_mut(&db).is_some_and(|database| database.negatives.remove(key))
+    }
+
+    /// Whether plain writes have to be noticed: of a retired key, and of one that is being refreshed.
+    pub fn needs_write_events(&self) -> bool {
+        self.has_retired() || self.leases.is_refreshing()
+    }
+
+    /// A client waits no more; whoever he waited for need not answer him.
+    pub fn waiter_left(&mut self, waiter: Waiter) {
+        self.leases.waiter_left(waiter);
+    }
+
+    /// When the next lease runs out, or work is due at once.
+    pub fn next_deadline(&self) -> Option<UnixMs> {
+        self.leases.next_deadline()
+    }
+
+    /// A number that no server had before: tokens begin with it.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.leases.epoch = epoch;
+    }
+
+    /// This server is a replica now. It gives out no leases, and has sent those who waited away.
+    pub fn demoted(&mut self) {
+        self.leases.drop_all();
+    }
+
+    /// Loads that are out.
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Clients that wait for a load.
+    pub fn waiters(&self) -> usize {
+        self.leases.waiters()
+    }
+
+    /// Invalidations of tags that are remembered for the sake of loads under way.
+    pub fn fence_tags(&self) -> usize {
+        self.leases.remembered_tags()
+    }
+
+    pub fn negatives(&self) -> usize {
+        self.databases.values().map(|database| database.negatives.len()).sum()
+    }
+
+    /// Negatives that went before their time, because `negatives-max` were there.
+    pub fn negatives_dropped(&self) -> u64 {
+        let held = self.databases.values().map(|database| database.negatives.dropped_by_cap());
+        held.fold(self.counters.negatives_dropped, u64::saturating_add)
+    }
+
+    /// Keys whose age is known.
+    pub fn soft_expiries(&self) -> usize {
+        self.databases.values().map(|database| database.freshness.len()).sum()
     }
 
     /// Keys waiting for the reclaimer; one under several invalidated tags counts for each.
@@ -106,29 +257,33 @@ impl State {
         held.fold(self.counters.floors_dropped, u64::saturating_add)
     }
 
-    /// Bytes held for tags and floors. O(keys / 800).
+    /// Bytes held for tags, floors, ages and negatives. O(keys / 800).
     pub fn memory(&self) -> usize {
-        self.databases.values().map(|database| database.tags.memory().saturating_add(database.floors.memory())).sum()
+        let of = |database: &Database| {
+            let tables = [&database.freshness, &database.unconfirmed].map(|table| table.memory());
+            let rest = [database.tags.memory(), database.floors.memory(), database.negatives.memory()];
+            tables.into_iter().chain(rest).sum::<usize>()
+        };
+        self.databases.values().map(of).sum()
     }
 
-    /// The key was written by a CACHE command: it has these tags, and this version has been seen.
-    pub(super) fn stored(
-        &mut self,
-        config: &Config,
-        (db, key): (usize, &[u8]),
-        tags: &[&[u8]],
-        version: Option<u64>,
-        now: Option<UnixMs>,
-    ) -> Result<(), Error> {
+    /// The key was written by a CACHE command: this is what is known of it now.
+    pub(super) fn stored(&mut self, config: &Config, (db, key): (usize, &[u8]), known: Known<'_>) -> Result<(), Error> {
         self.counters.sets = self.counters.sets.saturating_add(1);
-        if tags.is_empty() && version.is_none() {
+        let Known { tags, version, now, freshness } = known;
+        if tags.is_empty() && version.is_none() && freshness.is_none() {
             if let Some(database) = self.databases.get_mut(&db) {
                 database.tags.remove(key);
+                database.forget_value(key);
             }
             return Ok(());
         }
         let database = self.database(config, db);
+        database.forget_value(key);
         database.tags.set_tags(key, tags).map_err(index_error)?;
+        if let Some(freshness) = freshness {
+            database.freshness.put(key, freshness).map_err(|Full| Error::IndexFull)?;
+        }
         match version {
             Some(version) => database.floors.raise(key, version, now.unwrap_or(REPLAYED)).map_err(|_| Error::IndexFull),
             None => Ok(()),
@@ -169,23 +324,59 @@ impl State {
 
     /// The next keys that carry the tag and were not invalidated, and the cursor to go on with; 0 is the end.
     pub(super) fn tag_keys(&self, db: usize, tag: &[u8], cursor: u64, count: usize) -> (u64, Vec<Box<[u8]>>) {
-        let Some(Database { tags, .. }) = self.databases.get(&db) else { return (0, Vec::new()) };
-        let (cursor, keys) = tags.tag_keys(tag, cursor, count);
-        (cursor, keys.into_iter().filter(|key| !tags.is_retired(key)).map(Box::from).collect())
+        let Some(database) = self.databases.get(&db) else { return (0, Vec::new()) };
+        let (cursor, keys) = database.tags.tag_keys(tag, cursor, count);
+        (cursor, keys.into_iter().filter(|key| !database.is_retired(key)).map(Box::from).collect())
     }
 
     pub(super) fn tag_info(&self, db: usize, tag: &[u8]) -> TagInfo {
         self.databases.get(&db).map_or_else(TagInfo::default, |database| database.tags.tag_info(tag))
     }
 
-    /// Invalidates, in O(1), all keys that carry the tag; `None` if there are none.
-    pub(super) fn retire(&mut self, db: usize, tag: &[u8], now: UnixMs) -> Option<Retirement> {
+    /// Invalidates, in O(1), all keys and negatives that carry the tag. The retirements of keys, and whether anything carried it.
+    pub(super) fn retire(&mut self, db: usize, tag: &[u8], now: UnixMs) -> (SmallVec<[Retirement; 1]>, bool) {
         self.maybe_retired = true;
-        self.databases.get_mut(&db)?.tags.retire(tag, now)
+        let Some(database) = self.databases.get_mut(&db) else { return Default::default() };
+        let (retired, negatives) = (database.tags.retire(tag, now), database.negatives.retire(tag, now));
+        let any = negatives || !retired.is_empty();
+        (retired, any)
+    }
+
+    /// As [`State::retire`], but keys with a grace become stale.
+    pub(super) fn stale(&mut self, db: usize, tag: &[u8], now: UnixMs) -> (Option<Retirement>, bool) {
+        self.maybe_retired = true;
+        let Some(database) = self.databases.get_mut(&db) else { return (None, false) };
+        let (staled, negatives) = (database.tags.stale(tag, now), database.negatives.retire(tag, now));
+        (staled, negatives || staled.is_some())
+    }
+
+    /// A load of a value with this tag that is under way now must not be stored.
+    pub(super) fn fence_tag(&mut self, config: &Config, db: usize, tag: &[u8]) {
+        self.leases.tag_invalidated(db, tag, bound(config.fence_tags_max));
+    }
+
+    /// What a key event means to a load of the key that is under way.
+    fn lease_event(&mut self, event: KeyEvent, db: usize, key: &[u8]) {
+        if self.leases.is_idle() {
+            return;
+        }
+        let retirement = self.retired(db, key).map(|retired| retired.number);
+        match event {
+            KeyEvent::Loaded => {}
+            // The old value may go by itself. But where there was none, one was written and has expired since.
+            KeyEvent::Expired | KeyEvent::Evicted if self.leases.value_gone(db, key) => {}
+            KeyEvent::Expired | KeyEvent::Evicted => self.leases.revoke(db, key, retirement),
+            KeyEvent::Deleted if self.reclaiming => self.leases.revoke(db, key, retirement),
+            KeyEvent::Deleted | KeyEvent::Replaced | KeyEvent::Written => self.leases.revoke(db, key, None),
+        }
     }
 
     pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
+        self.lease_event(event, db, key);
         let Some(database) = self.databases.get_mut(&db) else { return };
+        if event != KeyEvent::Loaded {
+            database.forget_value(key);
+        }
         let room = match event {
             KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted => {
                 database.gone(key, now, config.version_floor_ms);
@@ -206,7 +397,7 @@ impl State {
                 if database.awaited.remove(key) {
                     database.floors.confirm(key);
                 }
-                database.tags.confirm(key).map(|_| ())
+                database.confirm_freshness(key).and_then(|()| database.tags.confirm(key).map(|_| ()))
             }
         };
         if room.is_err() {
@@ -217,41 +408,47 @@ impl State {
 
     /// A rename or a move: the metadata goes along; what the new name had is gone.
     pub fn key_moved(&mut self, config: &Config, from: (usize, &[u8]), to: (usize, &[u8]), now: UnixMs) {
-        let (mut tags, mut version) = (None, None);
+        self.leases.revoke(from.0, from.1, None);
+        self.leases.revoke(to.0, to.1, None);
+        let (mut tags, mut version, mut freshness) = (None, None, None);
         if let Some(database) = self.databases.get_mut(&from.0) {
-            tags = database.tags.take(from.1);
+            freshness = database.effective_freshness(from.1);
+            let graceless = freshness.is_none_or(|freshness| freshness.grace_ms == 0);
+            tags = database.tags.take(from.1, graceless);
             version = database.floors.get(from.1, now);
+            database.forget_value(from.1);
             database.floors.key_gone(from.1, now, config.version_floor_ms);
         }
-        if tags.is_none() && version.is_none() {
-            if let Some(database) = self.databases.get_mut(&to.0) {
-                database.tags.remove(to.1);
-            }
+        if let Some(database) = self.databases.get_mut(&to.0) {
+            database.tags.remove(to.1);
+            database.forget_value(to.1);
+        }
+        if tags.is_none() && version.is_none() && freshness.is_none() {
             return;
         }
         let database = self.database(config, to.0);
-        let attached = match &tags {
-            Some(tags) => database.tags.attach(to.1, tags),
-            None => {
-                database.tags.remove(to.1);
-                Ok(())
-            }
-        };
-        let raised = version.is_none_or(|version| database.floors.raise(to.1, version, now).is_ok());
+        let attached = tags.is_none_or(|tags| database.tags.attach(to.1, &tags).is_ok())
+            && version.is_none_or(|version| database.floors.raise(to.1, version, now).is_ok())
+            && freshness.is_none_or(|freshness| database.freshness.put(to.1, freshness).is_ok());
         self.maybe_retired = true;
-        if attached.is_err() || !raised {
+        if !attached {
             self.doomed.push((to.0, to.1.into()));
         }
     }
 
     /// One database (`Some`) or all of them are empty now.
     pub fn flushed(&mut self, db: Option<usize>) {
+        for db in db.map_or_else(|| self.leases.in_databases(), |db| vec![db]) {
+            self.leases.void(db);
+        }
         let other = |of: usize| db.is_some_and(|db| db != of);
         self.keep_databases(|of, _| other(of));
         self.doomed.retain(|(of, _)| other(*of));
     }
 
     pub fn swapped(&mut self, a: usize, b: usize) {
+        self.leases.void(a);
+        self.leases.void(b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
         self.databases.extend(at_b.map(|database| (a, database)));
@@ -270,6 +467,7 @@ impl State {
     pub fn loaded(&mut self) {
         for database in self.databases.values_mut() {
             database.tags.drop_unconfirmed();
+            database.unconfirmed = FreshnessTable::default();
             database.awaited = HashSet::new();
         }
     }
@@ -281,23 +479,27 @@ impl State {
         }
     }
 
-    /// To be called now and then: drops floors whose time is over, what is beyond the caps, and databases with nothing to
-    /// remember. `budget` bounds the floors that go in one call, in each database.
+    /// To be called now and then: drops floors and negatives whose time is over, what is beyond the caps, and databases with
+    /// nothing to remember. `budget` bounds what goes of each in one call, in each database.
     pub fn sweep(&mut self, config: &Config, now: UnixMs, budget: usize) {
         self.keep_databases(|_, database| {
             database.limit(config);
             database.floors.sweep(now, budget);
+            database.negatives.sweep(now, budget);
             !database.is_empty()
         });
+        self.leases.prune(budget);
         self.maybe_retired = self.finds_retired();
     }
 
     fn keep_databases(&mut self, mut keep: impl FnMut(usize, &mut Database) -> bool) {
-        let dropped = &mut self.counters.floors_dropped;
+        let counters = &mut self.counters;
         self.databases.retain(|&db, database| {
             let kept = keep(db, database);
             if !kept {
-                *dropped = dropped.saturating_add(database.floors.dropped_by_cap());
+                let (floors, negatives) = (database.floors.dropped_by_cap(), database.negatives.dropped_by_cap());
+                counters.floors_dropped = counters.floors_dropped.saturating_add(floors);
+                counters.negatives_dropped = counters.negatives_dropped.saturating_add(negatives);
             }
             kept
         });
@@ -307,6 +509,9 @@ impl State {
         self.databases.entry(db).or_insert_with(|| Database {
             tags: TagIndex::new(bound(config.tag_history_max)),
             floors: VersionFloors::new(bound(config.version_floors_max)),
+            freshness: FreshnessTable::default(),
+            negatives: Negatives::new(bound(config.negatives_max)),
+            unconfirmed: FreshnessTable::default(),
             awaited: HashSet::new(),
         })
     }
@@ -324,12 +529,58 @@ impl Database {
     fn limit(&mut self, config: &Config) {
         self.tags.set_history_max(bound(config.tag_history_max));
         self.floors.set_lingering_max(bound(config.version_floors_max));
+        self.negatives.set_max(bound(config.negatives_max));
+    }
+
+    /// The value that was there is gone: its age, and that there was none, means nothing any more.
+    fn forget_value(&mut self, key: &[u8]) {
+        for table in [&mut self.freshness, &mut self.unconfirmed] {
+            if !table.is_empty() {
+                table.remove(key);
+            }
+        }
+        if !self.negatives.is_empty() {
+            self.negatives.remove(key);
+        }
+    }
+
+    fn is_retired(&self, key: &[u8]) -> bool {
+        let has_grace = || self.freshness.get(key).is_some_and(|(_, freshness)| freshness.grace_ms > 0);
+        self.tags.retired(key).is_some_and(|retired| retired.stale_since.is_none() || !has_grace())
+    }
+
+    /// What is known of the value's age, with what a tag did to it that the reclaimer has not come to yet.
+    pub(super) fn effective_freshness(&self, key: &[u8]) -> Option<Freshness> {
+        let (_, freshness) = self.freshness.get(key)?;
+        let staled = self.tags.retired(key).and_then(|retired| retired.stale_since);
+        Some(Freshness { soft: staled.map_or(freshness.soft, |at| freshness.soft.min(at)), ..freshness })
+    }
+
+    fn confirm_freshness(&mut self, key: &[u8]) -> Result<(), IndexError> {
+        if let Some((_, freshness)) = self.unconfirmed.remove(key) {
+            self.freshness.put(key, freshness)?;
+        }
+        Ok(())
+    }
+
+    /// Is anything known of the key that goes with it?
+    pub(super) fn knows(&self, key: &[u8]) -> bool {
+        self.tags.knows(key) || self.freshness.get(key).is_some()
+    }
+
+    /// Whether anything was known.
+    pub(super) fn forget(&mut self, key: &[u8]) -> bool {
+        let aged = self.freshness.remove(key).is_some();
+        self.tags.remove(key) || aged
     }
 
     fn is_empty(&self) -> bool {
         self.tags.is_empty()
             && self.tags.unconfirmed.is_none()
             && self.tags.tag_history().next().is_none()
+            && self.freshness.is_empty()
+            && self.unconfirmed.is_empty()
+            && self.negatives.is_empty()
             && self.floors.live() == 0
             && self.floors.lingering() == 0
     }
@@ -351,6 +602,7 @@ mod tests {
     use super::*;
 
     const NOW: UnixMs = UnixMs(1_000);
+    const T5: Known<'_> = Known { tags: &[b"t"], version: Some(5), now: Some(NOW), freshness: None };
 
     fn tags(state: &State, db: usize, key: &[u8]) -> usize {
         state.tags(db, key).count()
@@ -361,7 +613,7 @@ mod tests {
         let config = Config::default();
         for event in [KeyEvent::Deleted, KeyEvent::Expired, KeyEvent::Evicted] {
             let mut state = State::default();
-            state.stored(&config, (0, b"k"), &[b"t"], Some(5), Some(NOW)).unwrap();
+            state.stored(&config, (0, b"k"), T5).unwrap();
             state.key_event(&config, event, 0, b"k", NOW);
             assert_eq!((state.tagged_keys(), state.live_floors(), state.lingering_floors()), (0, 0, 1), "{event:?}");
             assert_eq!(state.version_seen(0, b"k", NOW.plus(config.version_floor_ms - 1)), Some(5));
@@ -373,7 +625,7 @@ mod tests {
     #[test]
     fn a_value_from_outside_has_no_tags() {
         let (mut state, config) = (State::default(), Config::default());
-        state.stored(&config, (0, b"k"), &[b"t"], Some(5), Some(NOW)).unwrap();
+        state.stored(&config, (0, b"k"), T5).unwrap();
         state.key_event(&config, KeyEvent::Replaced, 0, b"k", NOW);
         assert_eq!((tags(&state, 0, b"k"), state.version_seen(0, b"k", NOW)), (0, Some(5)));
     }
@@ -381,8 +633,8 @@ mod tests {
     #[test]
     fn a_new_name_or_database_has_the_metadata_and_nothing_of_what_was_there() {
         let (mut state, config) = (State::default(), Config::default());
-        state.stored(&config, (0, b"old"), &[b"a", b"b"], Some(5), Some(NOW)).unwrap();
-        state.stored(&config, (0, b"new"), &[b"c"], None, None).unwrap();
+        state.stored(&config, (0, b"old"), Known { tags: &[b"a", b"b"], ..T5 }).unwrap();
+        state.stored(&config, (0, b"new"), Known { tags: &[b"c"], ..Known::default() }).unwrap();
         state.key_moved(&config, (0, b"old"), (0, b"new"), NOW);
         assert_eq!(state.tags(0, b"new").collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!((tags(&state, 0, b"old"), state.version_seen(0, b"new", UnixMs(i64::MAX))), (0, Some(5)));
@@ -396,10 +648,10 @@ mod tests {
     #[test]
     fn databases_are_swapped_and_flushed_with_all_they_remember() {
         let (mut state, config) = (State::default(), Config::default());
-        state.stored(&config, (0, b"k"), &[b"t"], Some(1), Some(NOW)).unwrap();
+        state.stored(&config, (0, b"k"), Known { version: Some(1), ..T5 }).unwrap();
         state.swapped(0, 7);
         assert_eq!((tags(&state, 0, b"k"), tags(&state, 7, b"k")), (0, 1));
-        state.stored(&config, (0, b"k"), &[b"t"], None, None).unwrap();
+        state.stored(&config, (0, b"k"), Known { version: None, now: None, ..T5 }).unwrap();
         state.flushed(Some(7));
         assert_eq!((tags(&state, 0, b"k"), state.version_seen(7, b"k", NOW)), (1, None));
         state.flushed(None);

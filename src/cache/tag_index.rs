@@ -13,7 +13,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
 
-pub use super::retirement::Retirement;
+pub use super::retirement::{Retired, Retirement};
 pub use super::scan::{KeyTags, TagInfo};
 pub use super::slab::Full;
 pub use super::tags::Invalidations;
@@ -97,7 +97,7 @@ impl TagIndex {
     pub fn tags(&self, key: &[u8]) -> impl Iterator<Item = &[u8]> {
         let id = self.find(self.hash(key), key);
         id.into_iter().flat_map(|id| self.memberships(id)).filter_map(|membership| {
-            let live = !self.tags.is_retired(membership.cohort);
+            let live = !self.tags.is_dead(membership.cohort);
             live.then(|| self.tags.name_of(membership.cohort))
         })
     }
@@ -161,14 +161,16 @@ impl TagIndex {
         self.remove_record(key, self.hash(key))
     }
 
-    /// Forgets a key and hands out its tags, for [`TagIndex::attach`] under the new name or in another index.
-    pub fn take(&mut self, key: &[u8]) -> Option<Detached> {
+    /// Forgets a key and hands out its tags, for [`TagIndex::attach`] under the new name or in another index. `graceless`: if the
+    /// key is to become stale, it is invalid instead.
+    pub fn take(&mut self, key: &[u8], graceless: bool) -> Option<Detached> {
         self.discard_unconfirmed(key);
         let hash = self.hash(key);
         let id = self.find(hash, key)?;
-        let tags = self
-            .memberships(id)
-            .map(|membership| (self.tags.name_of(membership.cohort).into(), self.tags.is_retired(membership.cohort)));
+        let tags = self.memberships(id).map(|Membership { cohort, .. }| {
+            let retired = self.tags.is_dead(cohort) || graceless && self.tags.is_retired(cohort);
+            (self.tags.name_of(cohort).into(), retired)
+        });
         let tags = tags.collect();
         self.remove_record(key, hash);
         Some(Detached { tags })

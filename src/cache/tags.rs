@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
+use smallvec::SmallVec;
 
 use super::arena::Arena;
 use super::cohort::Cohort;
@@ -54,6 +55,8 @@ pub(super) struct TagTable {
     cohorts: Arena<Cohort>,
     /// Retired cohorts by the number of their retirement: the oldest is reclaimed first.
     retired: BTreeMap<u64, u32>,
+    /// The retired cohorts whose members are not to be removed but to become stale, and the moment since when.
+    staled: BTreeMap<u32, UnixMs>,
     retired_members: usize,
     retirements: u64,
     /// Tags without any members that were invalidated once, the longest empty first.
@@ -72,6 +75,7 @@ impl TagTable {
             tags: Arena::default(),
             cohorts: Arena::default(),
             retired: BTreeMap::new(),
+            staled: BTreeMap::new(),
             retired_members: 0,
             retirements: 0,
             history: BTreeMap::new(),
@@ -102,8 +106,24 @@ impl TagTable {
         self.cohorts.iter()
     }
 
+    /// Off its tag, be it for removal or to become stale.
     pub fn is_retired(&self, cohort: u32) -> bool {
         self.cohorts.get(cohort).is_some_and(|cohort| cohort.retirement != 0)
+    }
+
+    /// Off its tag, and its members are to be removed.
+    pub fn is_dead(&self, cohort: u32) -> bool {
+        self.is_retired(cohort) && self.stale_since(cohort).is_none()
+    }
+
+    /// Since when the members of a retired cohort are to be stale; `None` if they are not.
+    pub fn stale_since(&self, cohort: u32) -> Option<UnixMs> {
+        self.staled.get(&cohort).copied()
+    }
+
+    /// The number of the last retirement.
+    pub fn retirements(&self) -> u64 {
+        self.retirements
     }
 
     /// The name of the tag that a cohort belongs or belonged to.
@@ -124,8 +144,12 @@ impl TagTable {
         !self.retired.is_empty()
     }
 
+    pub fn retired_id(&self, retirement: u64) -> Option<u32> {
+        self.retired.get(&retirement).copied()
+    }
+
     pub fn retired_cohort(&self, retirement: u64) -> Option<&Cohort> {
-        self.cohorts.get(*self.retired.get(&retirement)?)
+        self.cohorts.get(self.retired_id(retirement)?)
     }
 
     pub fn oldest_retirement(&self) -> Option<u64> {
@@ -155,7 +179,7 @@ impl TagTable {
         let made = self.cohorts.insert(Cohort::new(id, self.retirements + 1));
         match made {
             Ok(cohort) => {
-                self.enqueue_retired(id, cohort);
+                self.enqueue_retired(id, cohort, None);
             }
             Err(Full) => self.settle(id),
         }
@@ -203,6 +227,7 @@ impl TagTable {
             tag.cohort = None;
         } else {
             self.retired.remove(&retirement);
+            self.staled.remove(&cohort);
             tag.retired_cohorts -= 1;
             tag.retired.take_if(|retired| *retired == cohort);
         }
@@ -210,10 +235,27 @@ impl TagTable {
         self.trim_history(TRIM_STEP);
     }
 
-    /// Takes the current cohort off its tag, in O(log retired cohorts). Its number and its members, or `None` if the tag
-    /// has no members.
-    pub fn retire(&mut self, name: &[u8], now: UnixMs) -> Option<(u64, usize)> {
+    /// Takes the current cohort off its tag, in O(log retired cohorts), and with it those cohorts of the tag that were still
+    /// to become stale. The number and the members of each; none if the tag has no members.
+    pub fn retire(&mut self, name: &[u8], now: UnixMs) -> SmallVec<[(u64, usize); 1]> {
+        let Some(id) = self.find(name) else { return SmallVec::new() };
+        let of_tag = |cohort: &u32| self.cohorts.get(*cohort).is_some_and(|cohort| cohort.tag == id);
+        let staled: SmallVec<[u32; 1]> = self.staled.keys().copied().filter(of_tag).collect();
+        let mut retired: SmallVec<_> = self.retire_current(id, now, None).into_iter().collect();
+        for cohort in staled {
+            self.staled.remove(&cohort);
+            retired.extend(self.renumber_retired(id, cohort));
+        }
+        retired
+    }
+
+    /// As [`TagTable::retire`], but the members are to become stale as of `now`; those that are to already stay so.
+    pub fn stale(&mut self, name: &[u8], now: UnixMs) -> Option<(u64, usize)> {
         let id = self.find(name)?;
+        self.retire_current(id, now, Some(now))
+    }
+
+    fn retire_current(&mut self, id: u32, now: UnixMs, stale: Option<UnixMs>) -> Option<(u64, usize)> {
         let tag = self.tags.get_mut(id)?;
         let cohort = tag.cohort.take()?;
         let stats = &mut tag.invalidated_mut(&mut self.heap).stats;
@@ -222,7 +264,19 @@ impl TagTable {
         members.retirement = self.retirements + 1;
         let len = members.len();
         self.retired_members += len;
-        Some((self.enqueue_retired(id, cohort), len))
+        Some((self.enqueue_retired(id, cohort, stale), len))
+    }
+
+    /// Members that were to become stale are to be removed now. A load that began in between must notice, so the
+    /// retirement gets a new number.
+    fn renumber_retired(&mut self, id: u32, cohort: u32) -> Option<(u64, usize)> {
+        let members = self.cohorts.get_mut(cohort)?;
+        let (old, len) = (std::mem::replace(&mut members.retirement, self.retirements + 1), members.len());
+        self.retired.remove(&old);
+        if let Some(tag) = self.tags.get_mut(id) {
+            tag.retired_cohorts -= 1;
+        }
+        Some((self.enqueue_retired(id, cohort, None), len))
     }
 
     pub fn set_history_max(&mut self, max: usize) {
@@ -259,7 +313,7 @@ impl TagTable {
 
     /// Bytes of memory held, not counting this struct. O(shards of names).
     pub fn memory(&self) -> usize {
-        let maps = (self.retired.len() + self.history.len()) * MAP_ENTRY;
+        let maps = (self.retired.len() + self.staled.len() + self.history.len()) * MAP_ENTRY;
         self.names.memory() + self.tags.memory() + self.cohorts.memory() + maps + self.heap
     }
 
@@ -286,12 +340,17 @@ impl TagTable {
         made
     }
 
-    fn enqueue_retired(&mut self, id: u32, cohort: u32) -> u64 {
+    fn enqueue_retired(&mut self, id: u32, cohort: u32, stale: Option<UnixMs>) -> u64 {
         self.retirements += 1;
         self.retired.insert(self.retirements, cohort);
         if let Some(tag) = self.tags.get_mut(id) {
-            tag.retired = Some(cohort);
+            if stale.is_none() {
+                tag.retired = Some(cohort);
+            }
             tag.retired_cohorts += 1;
+        }
+        if let Some(at) = stale {
+            self.staled.insert(cohort, at);
         }
         self.settle(id);
         self.retirements
@@ -381,8 +440,8 @@ mod tests {
         let mut tags = table(2);
         for (time, name) in [(1, b"a"), (2, b"b"), (3, b"c")] {
             let (cohort, position) = join(&mut tags, name, 9);
-            assert_eq!(tags.retire(name, UnixMs(time)), Some((time as u64, 1)));
-            assert_eq!(tags.retire(name, UnixMs(time)), None, "no members");
+            assert_eq!(tags.retire(name, UnixMs(time))[..], [(time as u64, 1)]);
+            assert!(tags.retire(name, UnixMs(time)).is_empty(), "no members");
             tags.leave(cohort, position);
         }
         assert_eq!(tags.find(b"a"), None);

@@ -2,6 +2,9 @@
 
 use smallvec::{SmallVec, smallvec};
 
+use super::freshness::{Freshness, fingerprint};
+use super::single_flight;
+use super::state::Known;
 use super::write_options::{Condition, Expires, WriteOptions};
 use crate::args::Arg;
 use crate::clock::UnixMs;
@@ -20,7 +23,8 @@ pub(super) fn set<S: Server>(
     if !allowed(server, key, options) {
         return Ok(false);
     }
-    let expiry = store(server, key, value, expires, options)?;
+    let expiry = store(server, key, value, expires, options, 0)?;
+    single_flight::value_came(server, key, value);
     if options.is_absolute() {
         server.replicate_verbatim();
     } else {
@@ -29,7 +33,8 @@ pub(super) fn set<S: Server>(
     Ok(true)
 }
 
-/// Stores the value and what the options say of it, and answers the expiry that was drawn. The caller replicates it.
+/// Stores the value and what the options say of it, and answers the expiry that was drawn, without the grace. The caller
+/// replicates it. `load_us`: how long it took to load the value, if it was loaded.
 ///
 /// `IndexFull` (4 billion tagged keys) is found only here, after the value was stored, since to ask beforehand would cost
 /// every write. The key is removed then: no tag could reach it, and a miss is always right.
@@ -39,22 +44,36 @@ pub(super) fn store<S: Server>(
     value: Arg<'_>,
     expires: Option<Expires>,
     options: &WriteOptions<'_>,
+    load_us: u32,
 ) -> Result<Option<UnixMs>, Error> {
     let expiry = expires.map(|expires| expires.draw(|most| server.random(most)));
     // First the value: it is here that an old value is found to have expired, which takes its tags with it.
-    server.set_string(key, value, expiry);
+    server.set_string(key, value, expiry.map(|soft| soft.plus(options.grace_ms)));
     let now = match options.version {
         Some(_) if !server.replayed() => Some(server.now().to_ms()),
         _ => None,
     };
     let tags: SmallVec<[&[u8]; 8]> = options.tags.iter().map(|tag| tag.bytes).collect();
+    let freshness = expiry.and_then(|soft| freshness(value.bytes, soft, options.grace_ms, load_us));
     let db = server.db();
     let state = server.state();
-    if let Err(error) = state.cache.stored(&state.config, (db, key.bytes), &tags, options.version, now) {
+    let known = Known { tags: &tags, version: options.version, now, freshness };
+    if let Err(error) = state.cache.stored(&state.config, (db, key.bytes), known) {
         server.unlink(&[key.bytes]);
         return Err(error);
     }
     Ok(expiry)
+}
+
+/// What there is to remember of the age of a value that expires; nothing for one without a grace that was not loaded.
+fn freshness(value: &[u8], soft: UnixMs, grace_ms: i64, load_us: u32) -> Option<Freshness> {
+    if grace_ms > 0 {
+        Some(Freshness { soft, grace_ms, fingerprint: fingerprint(value), load_us })
+    } else if load_us > 0 {
+        Some(Freshness { soft: Freshness::NEVER, grace_ms: 0, fingerprint: 0, load_us })
+    } else {
+        None
+    }
 }
 
 /// The effect as one absolute CACHE.SET.
@@ -71,6 +90,9 @@ pub(super) fn replicate<S: Server>(
     let mut words: SmallVec<[Word<'_>; 12]> = smallvec![Word::Arg(key), Word::Arg(value)];
     if let Some(UnixMs(at)) = expiry {
         words.extend([Word::Text("PXAT"), Word::Int(at)]);
+        if options.grace_ms > 0 {
+            words.extend([Word::Text("GRACE"), Word::Int(options.grace_ms)]);
+        }
     }
     if !options.tags.is_empty() {
         words.extend([Word::Text("TAGS"), Word::Int(i64::try_from(options.tags.len()).unwrap_or(i64::MAX))]);

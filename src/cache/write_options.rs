@@ -1,4 +1,4 @@
-//! The options that the writing commands share: `EX|PX|EXAT|PXAT`, `JITTER`, `TAGS`, `NX|XX`, `VERSION`.
+//! The options that the writing commands share: `EX|PX|EXAT|PXAT`, `JITTER`, `GRACE`, `TAGS`, `NX|XX`, `VERSION`.
 
 use smallvec::SmallVec;
 
@@ -18,6 +18,8 @@ pub type TagList<'a> = SmallVec<[Arg<'a>; 6]>;
 pub struct WriteOptions<'a> {
     pub expiry: Option<Expiry>,
     pub jitter: Option<Jitter>,
+    /// How long the key lives on, stale, past its expiry, in milliseconds; 0 and more.
+    pub grace_ms: i64,
     /// Empty: no `TAGS`, the key ends without tags.
     pub tags: TagList<'a>,
     pub condition: Option<Condition>,
@@ -59,6 +61,7 @@ pub(super) const EXPIRY_SPEC: ArgSpec = ArgSpec::one_of(
 );
 pub(super) const JITTER_SPEC: ArgSpec =
     ArgSpec::one_of("jitter", &[ArgSpec::integer("amount"), ArgSpec::string("percent%")]).token("JITTER");
+pub(super) const GRACE_SPEC: ArgSpec = ArgSpec::integer("grace").token("GRACE").optional();
 pub(super) const TAGS_SPEC: ArgSpec =
     ArgSpec::block("tags", &[ArgSpec::integer("numtags"), ArgSpec::string("tag").multiple()]).token("TAGS");
 pub(super) const CONDITION_SPEC: ArgSpec =
@@ -69,7 +72,8 @@ impl<'a> WriteOptions<'a> {
     /// Reads all that is left of the arguments. Words are judged first and numbers after them, as SET does, so that a
     /// misspelt option is a syntax error whatever else is wrong.
     pub fn parse(args: &mut Args<'a>) -> Result<WriteOptions<'a>, Error> {
-        let (mut expiry, mut jitter, mut tags, mut condition, mut version) = (None, None, None, None, None);
+        let (mut expiry, mut jitter, mut grace) = (None, None, None);
+        let (mut tags, mut condition, mut version) = (None, None, None);
         while let Some(word) = args.take() {
             if word.is("EX") || word.is("PX") || word.is("EXAT") || word.is("PXAT") {
                 once(&mut expiry, (word, args.value()?))?;
@@ -77,6 +81,8 @@ impl<'a> WriteOptions<'a> {
                 once(&mut tags, counted_tags(args)?)?;
             } else if word.is("JITTER") {
                 once(&mut jitter, args.value()?)?;
+            } else if word.is("GRACE") {
+                once(&mut grace, args.value()?)?;
             } else if word.is("VERSION") {
                 once(&mut version, args.value()?)?;
             } else if word.is("NX") {
@@ -87,19 +93,17 @@ impl<'a> WriteOptions<'a> {
                 return Err(Error::Syntax);
             }
         }
-        let (expiry, jitter) = match (expiry, jitter) {
-            (Some((unit, amount)), jitter) => {
-                let seconds = unit.is("EX") || unit.is("EXAT");
-                let expiry = parse_expiry(unit, amount, seconds).and_then(|e| e.ok_or(invalid_expire(args)))?;
-                let jitter = jitter.map(|arg| parse_jitter(arg, seconds).and_then(|j| j.ok_or(invalid_expire(args))));
-                (Some(expiry), jitter.transpose()?)
-            }
-            (None, Some(_)) => return Err(Error::Syntax),
-            (None, None) => (None, None),
-        };
+        if expiry.is_none() && (jitter.is_some() || grace.is_some()) {
+            return Err(Error::Syntax);
+        }
+        let seconds = expiry.is_some_and(|(unit, _)| unit.is("EX") || unit.is("EXAT"));
+        let expiry = expiry.map(|(unit, amount)| in_range(args, parse_expiry(unit, amount, seconds)?)).transpose()?;
+        let jitter = jitter.map(|arg| in_range(args, parse_jitter(arg, seconds)?)).transpose()?;
+        let grace = grace.map(|arg| in_range(args, parse_amount(arg, seconds)?)).transpose()?;
         Ok(WriteOptions {
             expiry,
             jitter,
+            grace_ms: grace.unwrap_or(0),
             tags: tags.unwrap_or_default(),
             condition,
             version: version.map(parse_version).transpose()?,
@@ -125,7 +129,7 @@ impl<'a> WriteOptions<'a> {
                 Some(Jitter::Ms(most)) => most,
                 Some(Jitter::Percent(percent)) => percent_of(at.saturating_sub(now.0).max(0), percent)?,
             };
-            at.checked_add(jitter)?;
+            at.checked_add(jitter)?.checked_add(self.grace_ms)?;
             Some(Expires { at: UnixMs(at), jitter: u64::try_from(jitter).ok()? })
         };
         expires().map(Some).ok_or(Error::InvalidExpire(command))
@@ -183,8 +187,9 @@ fn counted_tags<'a>(args: &mut Args<'a>) -> Result<TagList<'a>, Error> {
     distinct_tags(args.list(usize::try_from(count).map_err(|_| Error::Syntax)?)?)
 }
 
-fn invalid_expire(args: &Args<'_>) -> Error {
-    Error::InvalidExpire(args.command())
+/// What is too great in milliseconds, or an expiry that is not above 0, is an invalid expiry of the command.
+fn in_range<T>(args: &Args<'_>, amount: Option<T>) -> Result<T, Error> {
+    amount.ok_or(Error::InvalidExpire(args.command()))
 }
 
 /// `None` if the amount is not above 0 or too great in milliseconds.
@@ -200,11 +205,13 @@ fn parse_jitter(arg: Arg<'_>, seconds: bool) -> Result<Option<Jitter>, Error> {
         let percent = crate::args::parse_int(digits).filter(|p| (0..=100).contains(p)).ok_or(Error::Percent)?;
         return Ok(Some(Jitter::Percent(percent)));
     }
+    Ok(parse_amount(arg, seconds)?.map(Jitter::Ms))
+}
+
+/// 0 and more. `None` if it is too great in milliseconds.
+fn parse_amount(arg: Arg<'_>, seconds: bool) -> Result<Option<i64>, Error> {
     let amount = arg.int()?;
-    if amount < 0 {
-        return Err(Error::NotAnInteger);
-    }
-    Ok(milliseconds(amount, seconds).map(Jitter::Ms))
+    if amount < 0 { Err(Error::NotAnInteger) } else { Ok(milliseconds(amount, seconds)) }
 }
 
 fn milliseconds(amount: i64, seconds: bool) -> Option<i64> {
@@ -306,7 +313,8 @@ mod tests {
             "VERSION",
             "VERSION 1 VERSION 2",
             "GRACE 5",
-            "EX 1 GRACE 5",
+            "EX 1 GRACE",
+            "EX 1 GRACE 5 GRACE 5",
             "POLICY p",
             "EX 0 FOO",
         ] {

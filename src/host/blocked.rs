@@ -1,5 +1,5 @@
 //! The room where clients wait. A command parks its client here, and leaves it to another command to answer, to the clock, or
-//! to the client's own end. In debug builds only, for KEYWARD.DEBUG, until the first command waits.
+//! to the client's own end.
 //!
 //! What RM_UnblockClient is given goes out only when the server is about to sleep. A wait that runs out before that, in the
 //! same turn, ends without any reply on Redis 7.0 (measured; mended in redis/redis#13015), and CLIENT UNBLOCK ERROR or a
@@ -13,11 +13,12 @@ use std::ptr::null_mut;
 use redis_module::raw;
 
 use super::api::{Ctx, OK, Str, call};
-use super::main_thread::{flags, host};
+use super::main_thread::{flags, host, state};
 use super::reply_writer::{write, write_error};
 use super::shell::guarded;
 use crate::error::Error;
 use crate::reply::Reply;
+use crate::server::Waiter;
 
 /// Where a client cannot be held: it runs a transaction or a script, or is none that could wait. The server would abort, or
 /// leave the client without any reply.
@@ -29,15 +30,11 @@ const LONGEST_MS: i64 = i64::MAX / 1024;
 
 type Handle = *mut raw::RedisModuleBlockedClient;
 
-/// A client that waits, by its number of arrival. No number is used twice: a queue may keep one whose client has gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Waiter(u64);
-
 struct Held {
     handle: Handle,
     client: c_ulonglong,
-    /// Set on the way out.
-    answer: Option<Reply<'static>>,
+    /// What it is told: when the wait runs out, unless another answer was set on the way out.
+    answer: Reply<'static>,
 }
 
 /// Who waits. Both maps have the same entries: commands know the waiter, the server knows its handle.
@@ -49,10 +46,10 @@ pub(super) struct Room {
 }
 
 impl Room {
-    fn enter(&mut self, handle: Handle, client: c_ulonglong) -> Waiter {
+    fn enter(&mut self, handle: Handle, client: c_ulonglong, answer: Reply<'static>) -> Waiter {
         self.arrived = self.arrived.saturating_add(1);
         let waiter = Waiter(self.arrived);
-        self.held.insert(waiter, Held { handle, client, answer: None });
+        self.held.insert(waiter, Held { handle, client, answer });
         self.waiters.insert(handle, waiter);
         waiter
     }
@@ -64,6 +61,7 @@ impl Room {
     }
 
     /// Everybody, in the order of arrival.
+    #[cfg(debug_assertions)]
     pub(super) fn waiting(&self) -> Vec<Waiter> {
         self.held.keys().copied().collect()
     }
@@ -74,9 +72,9 @@ pub(super) fn may_block(ctx: Ctx) -> bool {
     flags(ctx) & NOT_HERE == 0
 }
 
-/// Holds the client of the running command, which must not reply then. It is answered by [`answer`], or with nil after
+/// Holds the client of the running command, which must not reply then. It is answered by [`answer`], or with `otherwise` after
 /// `timeout_ms` milliseconds (0: never). `None`: it cannot be held, and the command replies itself.
-pub(super) fn block(ctx: Ctx, timeout_ms: i64) -> Option<Waiter> {
+pub(super) fn block(ctx: Ctx, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {
     if !may_block(ctx) {
         return None;
     }
@@ -92,17 +90,17 @@ pub(super) fn block(ctx: Ctx, timeout_ms: i64) -> Option<Waiter> {
     }
     // SAFETY: a handle made just now, and a callback with the signature the server expects.
     unsafe { call!(RedisModule_SetDisconnectCallback, handle, Some(on_disconnect)) };
-    Some(host().room.enter(handle, client))
+    Some(host().room.enter(handle, client, otherwise))
 }
 
 /// Answers a waiter, whose client is held no longer when this returns. False: it has been answered before, or is gone.
 pub(super) fn answer(ctx: Ctx, waiter: Waiter, reply: Reply<'static>) -> bool {
     let Some(held) = host().room.held.get_mut(&waiter) else { return false };
-    held.answer = Some(reply);
+    held.answer = reply;
     client_unblock(ctx, held.client);
     // Still there: rename-command has taken CLIENT away, and the slower way has to do.
     if let Some(held) = host().room.leave(waiter) {
-        give_back(held.handle, held.answer);
+        give_back(held.handle, Some(held.answer));
     }
     true
 }
@@ -129,12 +127,13 @@ fn give_back(handle: Handle, answer: Option<Reply<'static>>) {
     }
 }
 
-/// The client is held no longer. Its answer, if it was given one.
+/// The client is held no longer, and leaves its queue. Its answer.
 fn leave(handle: Handle) -> Option<Reply<'static>> {
     let waiter = *host().room.waiters.get(&handle)?;
     let held = host().room.leave(waiter)?;
     give_back(handle, None);
-    held.answer
+    state().cache.waiter_left(waiter);
+    Some(held.answer)
 }
 
 unsafe extern "C" fn on_timeout(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {

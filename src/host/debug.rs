@@ -60,7 +60,7 @@ fn run(ctx: Ctx, args: &mut Args<'_>) -> Result<Option<Reply<'static>>, Error> {
     if action.is("WAIT") {
         let timeout_ms = args.value()?.int()?;
         args.end()?;
-        return Ok(if blocked::block(ctx, timeout_ms).is_some() { None } else { Some(Reply::Nil) });
+        return Ok(if blocked::block(ctx, timeout_ms, Reply::Nil).is_some() { None } else { Some(Reply::Nil) });
     }
     args.end()?;
     if action.is("WAKE") {

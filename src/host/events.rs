@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use rand::RngExt;
 use redis_module::raw;
 
 use super::api::{Ctx, Str, call, has, ok};
@@ -22,7 +23,7 @@ const REMOVALS: c_int = raw::REDISMODULE_NOTIFY_GENERIC
     | raw::REDISMODULE_NOTIFY_EVICTED
     | raw::REDISMODULE_NOTIFY_LOADED;
 
-/// Plain writes, subscribed to while a retired key waits for the reclaimer.
+/// Plain writes, subscribed to while a retired key waits for the reclaimer, or a load is to replace a value.
 const WRITES: c_int = raw::REDISMODULE_NOTIFY_STRING
     | raw::REDISMODULE_NOTIFY_LIST
     | raw::REDISMODULE_NOTIFY_SET
@@ -48,9 +49,9 @@ pub(super) fn subscribe(ctx: Ctx) -> bool {
     }
 }
 
-/// Subscribes to plain writes while a retired key exists, and unsubscribes where the server can.
+/// Subscribes to plain writes while they matter, and unsubscribes where the server can.
 pub(super) fn watch_writes(ctx: Ctx) {
-    let wanted = state().cache.has_retired();
+    let wanted = state().cache.needs_write_events();
     if wanted && !host().write_events {
         // SAFETY: the context of the running callback and a callback with the signature the server expects.
         host().write_events =
@@ -64,7 +65,7 @@ pub(super) fn watch_writes(ctx: Ctx) {
 
 unsafe extern "C" fn on_write_event(ctx: Ctx, _: c_int, _: *const c_char, key: Str) -> c_int {
     guarded("a write event", || {
-        if state().cache.has_retired() {
+        if state().cache.needs_write_events() {
             // SAFETY: the server's string lives through the callback.
             let key = unsafe { bytes(key) };
             key_event(ctx, KeyEvent::Written, key);
@@ -155,6 +156,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             // SAFETY: the server passes this structure with this event.
             if let Some(info) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
                 state().flushed(usize::try_from(info.dbnum).ok());
+                timer::leases_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_SWAPDB => {
@@ -163,6 +165,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
                 && let (Ok(a), Ok(b)) = (usize::try_from(info.dbnum_first), usize::try_from(info.dbnum_second))
             {
                 state().swapped(a, b);
+                timer::leases_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),
@@ -171,6 +174,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             host().audience = true;
             host().replica = subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
             state().role_changed(!host().replica);
+            state().cache.set_epoch(rand::rng().random());
             timer::resume(ctx);
         }
         _ => {}

@@ -10,12 +10,13 @@ use smallvec::SmallVec;
 use super::api::{Ctx, Str, call};
 use super::main_thread::{flags, host, now, state};
 use super::strings::OwnedString;
-use super::{native_type, replicate};
+use super::{blocked, native_type, replicate};
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::native::NativeValue;
-use crate::server::{Expiry, Permission, Server, StringValue, Word};
+use crate::reply::Reply;
+use crate::server::{Expiry, Permission, Server, StringValue, Waiter, Word};
 use crate::state::{KeyEvent, State};
 
 const READ: c_int = raw::REDISMODULE_READ as c_int;
@@ -144,6 +145,18 @@ impl Server for Running<'_> {
         // Asking the server costs some hundred instructions, and a primary that is not loading replays nothing.
         (host().replica || host().loading)
             && flags(self.ctx) & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | raw::REDISMODULE_CTX_FLAGS_LOADING) != 0
+    }
+
+    fn is_replica(&self) -> bool {
+        host().replica
+    }
+
+    fn block(&mut self, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {
+        blocked::block(self.ctx, timeout_ms, otherwise)
+    }
+
+    fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool {
+        blocked::answer(self.ctx, waiter, reply)
     }
 
     fn db(&self) -> usize {

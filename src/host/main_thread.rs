@@ -59,6 +59,8 @@ pub(super) struct HostState {
     pub write_events: bool,
     pub reclaim_timer: bool,
     pub put_back_timer: bool,
+    /// The moment of the earliest timer that looks for leases that have run out.
+    pub lease_timer: Option<UnixMs>,
     pub put_back_pace: PutBackPace,
     /// A value of one of our types was loaded, copied or renamed, and its key event is still to come.
     pub native_arrival: bool,
@@ -67,7 +69,6 @@ pub(super) struct HostState {
     /// The database a MOVE takes a key from, between its two events.
     pub move_from: Option<usize>,
     /// Clients that wait.
-    #[cfg(debug_assertions)]
     pub room: super::blocked::Room,
     /// Words of replicated effects.
     pub words: Words,

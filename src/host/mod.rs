@@ -3,7 +3,6 @@
 mod alloc;
 mod api;
 mod aux;
-#[cfg(debug_assertions)]
 mod blocked;
 mod command;
 mod command_info;

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_int};
 
+use rand::RngExt;
 use redis_module::raw;
 
 use super::api::{Ctx, ERR, OK, Str, call, has, missing, ok};
@@ -68,6 +69,7 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
     }
     server_info::look(ctx);
     state().config_changed();
+    state().cache.set_epoch(rand::rng().random());
     timer::begin(ctx);
     notice(ctx, concat!("keyward ", env!("CARGO_PKG_VERSION"), " loaded"));
     true

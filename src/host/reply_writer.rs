@@ -28,6 +28,9 @@ pub(super) fn write(ctx: Ctx, reply: &Reply<'_>) {
             }
             Reply::Bytes(bytes) => write_bytes(ctx, bytes),
             Reply::OwnedBytes(bytes) => write_bytes(ctx, bytes),
+            Reply::Shared(bytes) => write_bytes(ctx, bytes),
+            Reply::Error(error) => write_error(ctx, error),
+            Reply::Later => {}
             Reply::Word(word) => write_bytes(ctx, word.as_bytes()),
             Reply::Array(items) => {
                 call!(RedisModule_ReplyWithArray, ctx, length(items.len()));

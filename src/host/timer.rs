@@ -10,7 +10,7 @@ use super::events;
 use super::keyspace::Running;
 use super::main_thread::{host, may_write, now, state};
 use super::shell::guarded;
-use crate::cache::reclaim;
+use crate::cache::{due, reclaim};
 
 /// How long one slice of work may hold the server.
 const SLICE: Duration = Duration::from_millis(1);
@@ -56,6 +56,39 @@ pub(super) fn reclaim_soon(ctx: Ctx) {
         events::watch_writes(ctx);
         start(ctx, 0, on_reclaim);
     }
+}
+
+/// A lease may have been given out: the timer is to look at the next one that runs out. And while a load is to replace a value,
+/// plain writes are watched.
+pub(super) fn leases_soon(ctx: Ctx) {
+    let Some(at) = state().cache.next_deadline() else { return };
+    if state().cache.needs_write_events() && !host().write_events {
+        events::watch_writes(ctx);
+    }
+    if host().lease_timer.is_none_or(|timer| at < timer) {
+        host().lease_timer = Some(at);
+        start(ctx, at.since(now().to_ms()).max(0), on_lease);
+    }
+}
+
+unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
+    guarded("the leases that ran out", || {
+        let moment = now().to_ms();
+        if host().lease_timer.is_none_or(|timer| timer > moment) {
+            // An earlier one has done the work of this one.
+            return;
+        }
+        host().lease_timer = None;
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            host().lease_timer = Some(moment.plus(PAUSED_MS));
+            return start(ctx, PAUSED_MS, on_lease);
+        }
+        in_slices(|| due(&mut Running::new(ctx, &[], false)));
+        leases_soon(ctx);
+    });
 }
 
 /// A lock was evicted. One millisecond later, not at once: within the eviction the replica would receive the new key
@@ -120,6 +153,8 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
             crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), GHOST_BUDGET);
         }
         resume(ctx);
+        leases_soon(ctx);
+        events::watch_writes(ctx);
     });
     start(ctx, SWEEP_MS, on_sweep);
 }

@@ -1,6 +1,7 @@
 //! CACHE.FLOOR
 
 use crate::args::{Arg, Args};
+use crate::cache::single_flight;
 use crate::cache::write_options::parse_version;
 use crate::commands::Command;
 use crate::error::Error;
@@ -50,6 +51,7 @@ impl Command for Floor {
         if !state.cache.set_floor(&state.config, (db, key.bytes), version, until, Some(now))? {
             return Ok(Reply::Int(0));
         }
+        single_flight::revoke(server, &[key.bytes]);
         let removed = server.unlink(&[key.bytes]);
         let counters = &mut server.state().cache.counters;
         counters.invalidations = counters.invalidations.saturating_add(removed as u64);

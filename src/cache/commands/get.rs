@@ -1,6 +1,7 @@
 //! CACHE.GET
 
 use crate::args::{Arg, Args};
+use crate::cache::read::{Cached, look};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -9,22 +10,19 @@ use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 
 pub struct Get;
 
-/// The value of a string key; `None` if it is missing or invalidated.
+/// The value of a string key; `None` if it is missing, invalidated or stale.
 pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
-    if server.state().cache.has_retired() {
-        let db = server.db();
-        if server.state().cache.is_retired(db, key.bytes) {
-            return Ok(None);
-        }
-    }
-    server.string(key)
+    Ok(match look(server, key)? {
+        Cached::Fresh(value) => Some(value),
+        Cached::Stale(_) | Cached::Missing => None,
+    })
 }
 
 impl Command for Get {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "cache.get",
         family: Family::Cache,
-        summary: "Returns the string value of a key, unless it was invalidated.",
+        summary: "Returns the string value of a key, unless it was invalidated or is stale.",
         complexity: "O(1)",
         since: "0.1.0",
         arity: 2,

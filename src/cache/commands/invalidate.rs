@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use crate::args::Args;
 use crate::cache::reclaim::BATCH;
+use crate::cache::single_flight;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -18,7 +19,7 @@ impl Command for Invalidate {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "cache.invalidate",
         family: Family::Cache,
-        summary: "Removes keys.",
+        summary: "Removes keys and ends their leases.",
         complexity: "O(N) where N is the number of keys.",
         since: "0.1.0",
         arity: -2,
@@ -38,6 +39,7 @@ impl Command for Invalidate {
     /// Keys that a tag invalidated before are removed too, but were counted then.
     fn run<'s, S: Server>(keys: Names<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let db = server.db();
+        single_flight::revoke(server, &keys);
         let cache = &server.state().cache;
         let (retired, live): (Names<'_>, Names<'_>) = if cache.has_retired() {
             keys.into_iter().partition(|key| cache.is_retired(db, key))

@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use crate::args::{Arg, Args};
-use crate::cache::reclaim;
 use crate::cache::write_options::checked_tag;
+use crate::cache::{reclaim, single_flight};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -13,7 +13,13 @@ use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 
 pub struct InvalidateTag;
 
-type Tags<'a> = SmallVec<[Arg<'a>; 8]>;
+pub(super) type Tags<'a> = SmallVec<[Arg<'a>; 8]>;
+
+/// Every argument is a tag.
+pub(super) fn parse_tags<'a>(args: &mut Args<'a>) -> Result<Tags<'a>, Error> {
+    let first = args.required()?;
+    std::iter::once(first).chain(args.rest()).map(checked_tag).collect()
+}
 
 impl Command for InvalidateTag {
     const SPEC: &'static CommandSpec = &CommandSpec {
@@ -32,8 +38,7 @@ impl Command for InvalidateTag {
     type Request<'a> = Tags<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Tags<'a>, Error> {
-        let first = args.required()?;
-        std::iter::once(first).chain(args.rest()).map(checked_tag).collect()
+        parse_tags(args)
     }
 
     /// First all keys of all the tags are invalid, in O(tags). Then as many as the setting allows are removed, and what is
@@ -43,6 +48,7 @@ impl Command for InvalidateTag {
             return Err(Error::NoPermission);
         }
         let db = server.db();
+        single_flight::fence_tags(server, &tags);
         let retirements = retire(server, db, &tags);
         let Some(&first) = retirements.first() else { return Ok(Reply::Int(0)) };
         let mut budget = usize::try_from(server.state().config.invalidate_sync_keys).unwrap_or(0);
@@ -71,15 +77,15 @@ impl Command for InvalidateTag {
 fn retire<S: Server>(server: &mut S, db: usize, tags: &[Arg<'_>]) -> SmallVec<[u64; 8]> {
     let now = server.now().to_ms();
     let cache = &mut server.state().cache;
-    let mut retirements = SmallVec::new();
+    let mut retirements: SmallVec<[u64; 8]> = SmallVec::new();
     let mut words: SmallVec<[Word<'_>; 8]> = SmallVec::from_slice(&[Word::Text("RETIRE"), Word::Int(now.0)]);
     for &tag in tags {
-        if let Some(retirement) = cache.retire(db, tag.bytes, now) {
-            retirements.push(retirement.number);
-            words.push(Word::Arg(tag));
-        }
+        let (retired, any) = cache.retire(db, tag.bytes, now);
+        retirements.extend(retired.iter().map(|retirement| retirement.number));
+        words.extend(any.then_some(Word::Arg(tag)));
     }
-    if !retirements.is_empty() {
+    retirements.sort_unstable();
+    if words.len() > 2 {
         server.replicate("KEYWARD.APPLY", &words);
     }
     retirements
@@ -90,8 +96,9 @@ fn remove_live<S: Server>(server: &mut S, db: usize, keys: Vec<Box<[u8]>>, first
     let Some(database) = server.state().cache.databases.get(&db) else { return 0 };
     let (counted, live): (Vec<_>, Vec<_>) =
         keys.into_iter().partition(|key| database.tags.is_retired_before(key, first));
-    reclaim::remove(server, db, &counted);
-    reclaim::remove(server, db, &live)
+    let names = |keys| Vec::from_iter(<[Box<[u8]>]>::iter(keys).map(|key| &**key));
+    reclaim::remove(server, db, &names(&counted));
+    reclaim::remove(server, db, &names(&live))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ impl Command for MGet {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "cache.mget",
         family: Family::Cache,
-        summary: "Returns the string values of several keys, unless they were invalidated.",
+        summary: "Returns the string values of several keys, unless they were invalidated or are stale.",
         complexity: "O(N) where N is the number of keys.",
         since: "0.1.0",
         arity: -2,

@@ -3,8 +3,9 @@
 use smallvec::SmallVec;
 
 use crate::args::{Arg, Args};
+use crate::cache::single_flight;
 use crate::cache::write;
-use crate::cache::write_options::{EXPIRY_SPEC, JITTER_SPEC, TAGS_SPEC, WriteOptions};
+use crate::cache::write_options::{EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, WriteOptions};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -39,6 +40,7 @@ impl Command for MSet {
             ArgSpec::block("data", &[ArgSpec::key(), ArgSpec::string("value")]).multiple(),
             EXPIRY_SPEC.optional(),
             JITTER_SPEC.optional(),
+            GRACE_SPEC,
             TAGS_SPEC.optional(),
         ],
     };
@@ -62,7 +64,8 @@ impl Command for MSet {
         let expires = options.expires(server.now().to_ms(), Self::SPEC.name)?;
         for pair in pairs.chunks_exact(2) {
             let &[key, value] = pair else { continue };
-            let expiry = write::store(server, key, value, expires, &options)?;
+            let expiry = write::store(server, key, value, expires, &options, 0)?;
+            single_flight::value_came(server, key, value);
             write::replicate(server, key, value, expiry, &options);
         }
         Ok(Reply::Ok)

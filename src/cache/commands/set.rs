@@ -2,7 +2,9 @@
 
 use crate::args::{Arg, Args};
 use crate::cache::write;
-use crate::cache::write_options::{CONDITION_SPEC, EXPIRY_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions};
+use crate::cache::write_options::{
+    CONDITION_SPEC, EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions,
+};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -34,7 +36,7 @@ impl Command for Set {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "cache.set",
         family: Family::Cache,
-        summary: "Stores a value with an optional expiry, jitter, tags and version.",
+        summary: "Stores a value with an optional expiry, jitter, grace, tags and version.",
         complexity: "O(N) where N is the number of tags.",
         since: "0.1.0",
         arity: -3,
@@ -47,6 +49,7 @@ impl Command for Set {
             ArgSpec::string("value"),
             EXPIRY_SPEC.optional(),
             JITTER_SPEC.optional(),
+            GRACE_SPEC,
             TAGS_SPEC.optional(),
             CONDITION_SPEC,
             VERSION_SPEC,
@@ -209,7 +212,7 @@ mod tests {
         assert_eq!(
             Set::SPEC.syntax(),
             "CACHE.SET key value [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds] \
-             [JITTER amount | percent%] [TAGS numtags tag [tag ...]] [NX | XX] [VERSION version]"
+             [JITTER amount | percent%] [GRACE grace] [TAGS numtags tag [tag ...]] [NX | XX] [VERSION version]"
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::set::Request;
 use crate::args::Args;
-use crate::cache::write_options::{CONDITION_SPEC, Expiry, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC};
+use crate::cache::write_options::{CONDITION_SPEC, Expiry, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -31,6 +31,7 @@ impl Command for SetJitter {
                 &[ArgSpec::integer("seconds").token("EX"), ArgSpec::integer("milliseconds").token("PX")],
             ),
             JITTER_SPEC,
+            GRACE_SPEC,
             TAGS_SPEC.optional(),
             CONDITION_SPEC,
             VERSION_SPEC,

@@ -2,7 +2,7 @@
 
 use super::set::Request;
 use crate::args::Args;
-use crate::cache::write_options::{CONDITION_SPEC, EXPIRY_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC};
+use crate::cache::write_options::{CONDITION_SPEC, EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -29,6 +29,7 @@ impl Command for SetTagged {
             EXPIRY_SPEC,
             TAGS_SPEC,
             JITTER_SPEC.optional(),
+            GRACE_SPEC,
             CONDITION_SPEC,
             VERSION_SPEC,
         ],

@@ -3,6 +3,7 @@
 use smallvec::smallvec;
 
 use crate::args::{Arg, Args};
+use crate::cache::read::soft_expiry;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -32,19 +33,20 @@ impl Command for Ttl {
         if args.left() > 0 { Err(Error::WrongArity(args.command())) } else { Ok(key) }
     }
 
-    /// `[soft, hard]`; the two are the same as long as no value has a grace.
+    /// `[soft, hard]`: the two differ while the value has a grace.
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let db = server.db();
-        let ms = if server.state().cache.is_retired(db, key.bytes) {
-            -2
-        } else {
-            match server.expiry(key) {
-                Expiry::NoKey => -2,
-                Expiry::Never => -1,
-                Expiry::At(at) => at.since(server.now().to_ms()).max(0),
-            }
+        let (db, now) = (server.db(), server.now().to_ms());
+        if server.state().cache.is_retired(db, key.bytes) {
+            return Ok(Reply::Ints(smallvec![-2, -2]));
+        }
+        let hard = match server.expiry(key) {
+            Expiry::NoKey => return Ok(Reply::Ints(smallvec![-2, -2])),
+            Expiry::Never => None,
+            Expiry::At(at) => Some(at.since(now).max(0)),
         };
-        Ok(Reply::Ints(smallvec![ms, ms]))
+        let soft = soft_expiry(server, key).map(|soft| soft.since(now).max(0));
+        let soft = soft.map_or(hard, |soft| Some(hard.map_or(soft, |hard| soft.min(hard))));
+        Ok(Reply::Ints(smallvec![soft.unwrap_or(-1), hard.unwrap_or(-1)]))
     }
 }
 

@@ -1,0 +1,433 @@
+//! Who loads what, and who waits for it: the leases and queues of all keys. Pure memory; what is done with it is in
+//! [`single_flight`](super::single_flight).
+//!
+//! Invariants:
+//! - a key has at most one live lease;
+//! - everybody who waits for a key has a load that is out and may answer him: the live one, or one that was revoked after he
+//!   came. When a load ends otherwise, the queue is settled;
+//! - one sequence orders leases, invalidations and arrivals.
+//!
+//! Nothing of this is saved or replicated. It is all keyed by the number of the database, since that is what clients wait in:
+//! SWAPDB ends the leases and moves nobody.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use super::fence::Fence;
+use super::lease::{Load, Token};
+use crate::clock::{UnixMs, UnixUs};
+use crate::server::Waiter;
+
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    /// Changed by the host when the server starts and when it is promoted.
+    pub epoch: u64,
+    databases: BTreeMap<usize, Database>,
+    /// When something runs out: a load, or the time after a failure in which nobody loads.
+    deadlines: BTreeMap<(UnixMs, u64), Place>,
+    waiting: BTreeMap<Waiter, Place>,
+    /// Queues to be settled from a timer.
+    unsettled: VecDeque<Place>,
+    sequence: u64,
+    numbers: u64,
+    refreshing: usize,
+}
+
+type Place = (usize, Rc<[u8]>);
+
+#[derive(Debug, Default)]
+struct Database {
+    flights: BTreeMap<Rc<[u8]>, Flight>,
+    fence: Fence,
+}
+
+/// What is going on with one key.
+#[derive(Debug, Default)]
+struct Flight {
+    live: Option<Load>,
+    /// Loads that lost their lease while somebody waited.
+    revoked: Vec<Load>,
+    failure: Option<Failure>,
+    queue: BTreeMap<Waiter, Seat>,
+}
+
+/// The last load failed, and until then nobody is to try again.
+#[derive(Debug)]
+struct Failure {
+    number: u64,
+    until: UnixMs,
+    message: Rc<[u8]>,
+}
+
+/// A place in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    /// When he came, in the sequence.
+    pub came: u64,
+    /// What his own lease is to be should he be elected.
+    pub lease_ms: i64,
+    pub stale_ok: bool,
+}
+
+/// What a new lease is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub now: UnixUs,
+    pub lease_ms: i64,
+    pub refresh: bool,
+    pub retirement: u64,
+}
+
+/// Why nobody is elected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Somebody loads.
+    Loading,
+    /// The last load failed, with this message.
+    Failed(Rc<[u8]>),
+}
+
+impl Leases {
+    /// Nothing is going on anywhere: the fast way out for writes.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.databases.is_empty()
+    }
+
+    /// Loads that are out, revoked ones and times after failures included.
+    pub fn len(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    pub fn waiters(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn waiters_of(&self, db: usize, key: &[u8]) -> usize {
+        self.flight(db, key).map_or(0, |flight| flight.queue.len())
+    }
+
+    pub fn remembered_tags(&self) -> usize {
+        self.databases.values().map(|database| database.fence.len()).sum()
+    }
+
+    /// Is a load out that would replace a value? Then plain writes have to be noticed.
+    pub fn is_refreshing(&self) -> bool {
+        self.refreshing > 0
+    }
+
+    /// Does anything keep callers from loading the key?
+    pub fn hold(&self, db: usize, key: &[u8], now: UnixMs) -> Option<Hold> {
+        let flight = self.flight(db, key)?;
+        if flight.live.is_some() {
+            return Some(Hold::Loading);
+        }
+        let failure = flight.failure.as_ref().filter(|failure| failure.until > now)?;
+        Some(Hold::Failed(Rc::clone(&failure.message)))
+    }
+
+    /// Gives out a lease of a key that has none; `None` if `max` are out.
+    pub fn begin(&mut self, db: usize, key: &[u8], terms: Terms, max: usize) -> Option<Token> {
+        if self.len() >= max {
+            return None;
+        }
+        let (began, number) = (self.next(), self.next_number());
+        let Terms { now, lease_ms, refresh, retirement } = terms;
+        let deadline = now.to_ms().plus(lease_ms);
+        let load = Load { number, began, began_at: now, deadline, retirement, refresh, revoked: None };
+        let database = self.databases.entry(db).or_default();
+        database.fence.opened(began);
+        let name = name_of(&database.flights, key);
+        let flight = database.flights.entry(Rc::clone(&name)).or_default();
+        let ended = [flight.live.replace(load).map(|load| (load.deadline, load.number)), flight.end_failure()];
+        self.refreshing = self.refreshing.saturating_add(usize::from(refresh));
+        for ended in ended.into_iter().flatten() {
+            self.deadlines.remove(&ended);
+        }
+        self.deadlines.insert((deadline, number), (db, name));
+        Some(Token { epoch: self.epoch, number })
+    }
+
+    /// The load of this token, be it live or revoked. While it is out the fence remembers what it has to.
+    pub fn find(&self, db: usize, key: &[u8], token: Token) -> Option<Load> {
+        let flight = self.flight(db, key).filter(|_| token.epoch == self.epoch)?;
+        flight.live.iter().chain(&flight.revoked).find(|load| load.number == token.number).copied()
+    }
+
+    /// Takes the load of this token out, be it live or revoked. The caller settles the queue.
+    pub fn take(&mut self, db: usize, key: &[u8], token: Token) -> Option<Load> {
+        if token.epoch != self.epoch {
+            return None;
+        }
+        let flight = self.flight_mut(db, key)?;
+        let load = match flight.live.take_if(|load| load.number == token.number) {
+            Some(load) => load,
+            None => {
+                let at = flight.revoked.iter().position(|load| load.number == token.number)?;
+                flight.revoked.remove(at)
+            }
+        };
+        self.ended(db, load);
+        Some(load)
+    }
+
+    /// Gives the live load of this token time until `deadline`. Whether there is one.
+    pub fn renew(&mut self, db: usize, key: &[u8], token: Token, deadline: UnixMs) -> bool {
+        let is_of = |load: &&mut Load| load.number == token.number && token.epoch == self.epoch;
+        let flight = self.databases.get_mut(&db).and_then(|database| database.flights.get_mut(key));
+        let Some(load) = flight.and_then(|flight| flight.live.as_mut()).filter(is_of) else { return false };
+        let old = std::mem::replace(&mut load.deadline, deadline);
+        if let Some(place) = self.deadlines.remove(&(old, token.number)) {
+            self.deadlines.insert((deadline, token.number), place);
+        }
+        true
+    }
+
+    /// The value that the key has, or that a load under way will bring, is not to be stored: the lease is over. Those who wait
+    /// are still answered by that load, those who come from now on are not. With `retirement`, only a lease that began before it
+    /// is revoked.
+    pub fn revoke(&mut self, db: usize, key: &[u8], retirement: Option<u64>) {
+        let older = |load: &mut Load| retirement.is_none_or(|number| load.retirement < number);
+        let Some(load) = self.flight_mut(db, key).and_then(|flight| flight.live.take_if(older)) else { return };
+        self.refreshing = self.refreshing.saturating_sub(usize::from(load.refresh));
+        let at = self.next();
+        let Some(flight) = self.flight_mut(db, key) else { return };
+        let load = Load { revoked: Some(at), refresh: false, ..load };
+        if flight.queue.is_empty() {
+            self.ended(db, load);
+            self.tidy(db, key);
+        } else {
+            flight.revoked.push(load);
+        }
+    }
+
+    /// The old value that the live load is to replace has gone by itself. `false`: the load knew of none.
+    pub fn value_gone(&mut self, db: usize, key: &[u8]) -> bool {
+        let Some(load) = self.flight_mut(db, key).and_then(|flight| flight.live.as_mut()) else { return true };
+        let refreshed = std::mem::take(&mut load.refresh);
+        self.refreshing = self.refreshing.saturating_sub(usize::from(refreshed));
+        refreshed
+    }
+
+    /// The tag was invalidated; at most `max` such memories are kept in a database.
+    pub fn tag_invalidated(&mut self, db: usize, tag: &[u8], max: usize) {
+        let at = self.next();
+        if let Some(database) = self.databases.get_mut(&db) {
+            database.fence.invalidated(tag, at, max);
+        }
+    }
+
+    /// See [`Fence::first_since`].
+    pub fn tag_hit<'t>(&self, db: usize, began: u64, tags: impl IntoIterator<Item = &'t [u8]>) -> Option<u64> {
+        self.databases.get(&db)?.fence.first_since(began, tags)
+    }
+
+    /// Seats a waiter at the end of the key's queue.
+    pub fn join(&mut self, db: usize, key: &[u8], waiter: Waiter, lease_ms: i64, stale_ok: bool) {
+        let database = self.databases.entry(db).or_default();
+        let name = name_of(&database.flights, key);
+        let seat = Seat { came: self.sequence, lease_ms, stale_ok };
+        database.flights.entry(Rc::clone(&name)).or_default().queue.insert(waiter, seat);
+        self.waiting.insert(waiter, (db, name));
+    }
+
+    /// A waiter has gone: his wait ran out, or his connection did.
+    pub fn waiter_left(&mut self, waiter: Waiter) {
+        let Some((db, key)) = self.waiting.remove(&waiter) else { return };
+        if let Some(flight) = self.flight_mut(db, &key) {
+            flight.queue.remove(&waiter);
+        }
+        self.tidy(db, &key);
+    }
+
+    /// Takes out those who came before `before` (`None`: all) and whom `wanted` names, in the order of arrival.
+    pub fn take_waiters(
+        &mut self,
+        db: usize,
+        key: &[u8],
+        before: Option<u64>,
+        wanted: impl Fn(Seat) -> bool,
+    ) -> Vec<(Waiter, Seat)> {
+        let Some(flight) = self.flight_mut(db, key) else { return Vec::new() };
+        let is_taken = |seat: &Seat| before.is_none_or(|before| seat.came < before) && wanted(*seat);
+        let (taken, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut flight.queue).into_iter().partition(|(_, seat)| is_taken(seat));
+        flight.queue = left.into_iter().collect();
+        for (waiter, _) in &taken {
+            self.waiting.remove(waiter);
+        }
+        self.tidy(db, key);
+        taken
+    }
+
+    /// Takes out who waits longest.
+    pub fn take_first(&mut self, db: usize, key: &[u8]) -> Option<(Waiter, Seat)> {
+        let first = self.flight_mut(db, key)?.queue.pop_first()?;
+        self.waiting.remove(&first.0);
+        Some(first)
+    }
+
+    /// Nobody is to load the key until `until`.
+    pub fn fail(&mut self, db: usize, key: &[u8], until: UnixMs, message: &[u8]) {
+        let number = self.next_number();
+        let database = self.databases.entry(db).or_default();
+        let name = name_of(&database.flights, key);
+        let flight = database.flights.entry(Rc::clone(&name)).or_default();
+        let ended = flight.end_failure();
+        flight.failure = Some(Failure { number, until, message: message.into() });
+        self.deadlines.extend([((until, number), (db, name))]);
+        if let Some(ended) = ended {
+            self.deadlines.remove(&ended);
+        }
+    }
+
+    /// The key has a value from elsewhere: no load matters any more. The caller has answered those who wait.
+    pub fn forget(&mut self, db: usize, key: &[u8]) {
+        let Some(flight) = self.flight_mut(db, key) else { return };
+        let (loads, failure) = (flight.take_loads(), flight.end_failure());
+        for load in loads {
+            self.ended(db, load);
+        }
+        if let Some(ended) = failure {
+            self.deadlines.remove(&ended);
+        }
+        self.tidy(db, key);
+    }
+
+    /// When the next load or failure runs out.
+    pub fn next_deadline(&self) -> Option<UnixMs> {
+        if !self.unsettled.is_empty() {
+            return Some(UnixMs(0));
+        }
+        self.deadlines.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// A key of which something has run out, or whose queue is to be settled.
+    pub fn next_due(&mut self, now: UnixMs) -> Option<Place> {
+        self.unsettled.pop_front().or_else(|| {
+            let ((at, _), place) = self.deadlines.first_key_value()?;
+            (*at <= now).then(|| place.clone())
+        })
+    }
+
+    /// Drops what has run out of the key's loads and failures. How many loads those are: the caller settles the queue.
+    pub fn run_out(&mut self, db: usize, key: &[u8], now: UnixMs) -> usize {
+        let Some(flight) = self.flight_mut(db, key) else { return 0 };
+        let over = |load: &mut Load| load.deadline <= now;
+        let mut ended: Vec<Load> = flight.live.take_if(over).into_iter().collect();
+        ended.extend(flight.revoked.extract_if(.., over));
+        let failure = flight.failure.as_ref().is_some_and(|failure| failure.until <= now);
+        if let Some(ended) = if failure { flight.end_failure() } else { None } {
+            self.deadlines.remove(&ended);
+        }
+        let count = ended.len();
+        for load in ended {
+            self.ended(db, load);
+        }
+        self.tidy(db, key);
+        count
+    }
+
+    /// The keys of a database are gone, or others: no lease holds any more, and each queue is settled from a timer. O(leases).
+    pub fn void(&mut self, db: usize) {
+        let Some(database) = self.databases.get(&db) else { return };
+        let keys: Vec<Rc<[u8]>> = database.flights.keys().cloned().collect();
+        for key in keys {
+            self.revoke(db, &key, None);
+            if self.waiters_of(db, &key) > 0 {
+                self.unsettled.push_back((db, key));
+            } else {
+                self.forget(db, &key);
+            }
+        }
+    }
+
+    /// The databases where something is going on.
+    pub fn in_databases(&self) -> Vec<usize> {
+        self.databases.keys().copied().collect()
+    }
+
+    /// This server is no primary any more, which has answered those who waited.
+    pub fn drop_all(&mut self) {
+        *self = Leases { epoch: self.epoch, sequence: self.sequence, numbers: self.numbers, ..Leases::default() };
+    }
+
+    /// Drops memories that nobody can ask for.
+    pub fn prune(&mut self, budget: usize) {
+        self.databases.retain(|_, database| {
+            database.fence.prune(budget);
+            !database.is_empty()
+        });
+    }
+
+    fn flight(&self, db: usize, key: &[u8]) -> Option<&Flight> {
+        self.databases.get(&db)?.flights.get(key)
+    }
+
+    fn flight_mut(&mut self, db: usize, key: &[u8]) -> Option<&mut Flight> {
+        self.databases.get_mut(&db)?.flights.get_mut(key)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.sequence = self.sequence.saturating_add(1);
+        self.sequence
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.numbers = self.numbers.saturating_add(1);
+        self.numbers
+    }
+
+    /// A load was taken out of its flight.
+    fn ended(&mut self, db: usize, load: Load) {
+        self.deadlines.remove(&(load.deadline, load.number));
+        self.refreshing = self.refreshing.saturating_sub(usize::from(load.refresh));
+        if let Some(database) = self.databases.get_mut(&db) {
+            database.fence.closed(load.began);
+        }
+    }
+
+    /// To be called when a load was taken and the queue settled. Revoked loads matter only to those who wait; a flight with
+    /// nothing in it is none.
+    pub fn tidy(&mut self, db: usize, key: &[u8]) {
+        let Some(flight) = self.flight_mut(db, key) else { return };
+        if flight.queue.is_empty() {
+            for load in std::mem::take(&mut flight.revoked) {
+                self.ended(db, load);
+            }
+        }
+        let Some(database) = self.databases.get_mut(&db) else { return };
+        if database.flights.get(key).is_some_and(Flight::is_over) {
+            database.flights.remove(key);
+        }
+        if database.is_empty() {
+            self.databases.remove(&db);
+        }
+    }
+}
+
+impl Database {
+    fn is_empty(&self) -> bool {
+        self.flights.is_empty() && self.fence.is_empty()
+    }
+}
+
+impl Flight {
+    fn is_over(&self) -> bool {
+        self.live.is_none() && self.revoked.is_empty() && self.failure.is_none() && self.queue.is_empty()
+    }
+
+    fn take_loads(&mut self) -> Vec<Load> {
+        self.live.take().into_iter().chain(std::mem::take(&mut self.revoked)).collect()
+    }
+
+    /// Where the failure is among the deadlines.
+    fn end_failure(&mut self) -> Option<(UnixMs, u64)> {
+        self.failure.take().map(|failure| (failure.until, failure.number))
+    }
+}
+
+/// The key as the flights have it, or a new copy.
+fn name_of(flights: &BTreeMap<Rc<[u8]>, Flight>, key: &[u8]) -> Rc<[u8]> {
+    flights.get_key_value(key).map_or_else(|| key.into(), |(name, _)| Rc::clone(name))
+}

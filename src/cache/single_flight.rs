@@ -1,0 +1,386 @@
+//! Single flight: of all who miss a key one is told to load it, the others wait and are answered by that load.
+//!
+//! Every event that concerns those who wait ends in [`answer_all`] (the value has come) or [`settle`] (a load has ended some
+//! other way). Nobody polls; what no command brings about, a timer does: [`due`].
+
+use std::rc::Rc;
+
+use smallvec::{SmallVec, smallvec};
+
+use super::early_refresh;
+use super::lease::Token;
+use super::leases::{Hold, Seat, Terms};
+use super::read::{Cached, look};
+use crate::args::Arg;
+use crate::error::Error;
+use crate::reply::Reply;
+use crate::server::{Expiry, Server, StringValue, Word};
+
+/// What a caller asks for besides the key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub lease_ms: i64,
+    /// May a stale value be the answer?
+    pub stale_ok: bool,
+    /// Of [`early_refresh`]; 0 is off.
+    pub beta: f64,
+}
+
+/// What a caller is told.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Hit(StringValue),
+    /// Elected, with a value to go on with.
+    Refresh(StringValue, Token),
+    Stale(StringValue),
+    /// Elected. `None`: to load, but not to fill, since too many leases are out.
+    Miss(Option<Token>),
+    /// The origin is known to have nothing.
+    Nothing,
+    /// Somebody else loads.
+    Busy,
+    Failed(Rc<[u8]>),
+}
+
+/// The reply of FETCH: status, value, token.
+pub(super) fn reply<'s>(status: &'static str, value: Reply<'s>, token: Option<Token>) -> Reply<'s> {
+    let token = token.map_or(Reply::Nil, |token| Reply::OwnedBytes(token.to_bytes()));
+    Reply::Array(vec![Reply::Word(status), value, token])
+}
+
+/// The reply to one who waited in vain.
+pub(super) fn busy() -> Reply<'static> {
+    reply("BUSY", Reply::Nil, None)
+}
+
+impl Outcome {
+    pub fn into_reply<S: Server>(self, server: &S) -> Reply<'_> {
+        let bytes = |value| Reply::Bytes(server.bytes(value));
+        match self {
+            Outcome::Hit(value) => reply("HIT", bytes(value), None),
+            Outcome::Refresh(value, token) => reply("REFRESH", bytes(value), Some(token)),
+            Outcome::Stale(value) => reply("STALE", bytes(value), None),
+            Outcome::Miss(token) => reply("MISS", Reply::Nil, token),
+            Outcome::Nothing => reply("NONE", Reply::Nil, None),
+            Outcome::Busy => busy(),
+            Outcome::Failed(message) => reply("ERROR", Reply::Shared(message), None),
+        }
+    }
+}
+
+/// Decides what one caller is told of one key, and takes the lease if he is elected. Counts.
+pub(super) fn fetch<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish) -> Result<Outcome, Error> {
+    // Looked at first: to ask for the expiry opens the key anew.
+    let expires = if wish.beta > 0.0 { hard_expiry(server, key) } else { Expiry::Never };
+    let cached = look(server, key)?;
+    let outcome = match cached {
+        Cached::Fresh(value) if wish.beta > 0.0 && elected_early(server, key, expires, wish.beta) => {
+            refresh_early(server, key, value, wish)
+        }
+        Cached::Fresh(value) => Outcome::Hit(value),
+        Cached::Stale(value) if wish.stale_ok => stale(server, key, value, wish),
+        Cached::Stale(_) => missing(server, key, wish, true)?,
+        Cached::Missing if is_negative(server, key) => Outcome::Nothing,
+        Cached::Missing => missing(server, key, wish, false)?,
+    };
+    let counters = &mut server.state().cache.counters;
+    let counter = match outcome {
+        Outcome::Hit(_) => &mut counters.hits,
+        Outcome::Refresh(..) if matches!(cached, Cached::Fresh(_)) => &mut counters.hits,
+        Outcome::Refresh(..) | Outcome::Stale(_) => &mut counters.stale_hits,
+        Outcome::Nothing => &mut counters.none_hits,
+        Outcome::Miss(_) | Outcome::Busy | Outcome::Failed(_) => &mut counters.misses,
+    };
+    *counter = counter.saturating_add(1);
+    Ok(outcome)
+}
+
+fn is_negative<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
+    let (db, now) = (server.db(), server.now().to_ms());
+    server.state().cache.is_negative(db, key.bytes, now)
+}
+
+fn hard_expiry<S: Server>(server: &mut S, key: Arg<'_>) -> Expiry {
+    let db = server.db();
+    match server.state().cache.freshness(db, key.bytes) {
+        Some(known) if known.load_us > 0 => server.expiry(key),
+        _ => Expiry::Never,
+    }
+}
+
+fn elected_early<S: Server>(server: &mut S, key: Arg<'_>, expires: Expiry, beta: f64) -> bool {
+    let db = server.db();
+    let Some(known) = server.state().cache.freshness(db, key.bytes).filter(|known| known.load_us > 0) else {
+        return false;
+    };
+    let end = match expires {
+        Expiry::At(hard) => known.soft.min(hard),
+        Expiry::Never | Expiry::NoKey => known.soft,
+    };
+    let (left_ms, draw) = (end.since(server.now().to_ms()), server.random(early_refresh::DRAW));
+    early_refresh::elects(left_ms, beta, known.load_us, draw)
+}
+
+fn refresh_early<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wish: Wish) -> Outcome {
+    let held = server.is_replica() || hold(server, key).is_some();
+    match if held { None } else { begin(server, key, wish.lease_ms, true) } {
+        Some(token) => {
+            let counters = &mut server.state().cache.counters;
+            counters.early_refreshes = counters.early_refreshes.saturating_add(1);
+            Outcome::Refresh(value, token)
+        }
+        None => Outcome::Hit(value),
+    }
+}
+
+/// A stale value is served to all but one.
+fn stale<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wish: Wish) -> Outcome {
+    let held = server.is_replica() || hold(server, key).is_some();
+    match if held { None } else { begin(server, key, wish.lease_ms, true) } {
+        Some(token) => Outcome::Refresh(value, token),
+        None => Outcome::Stale(value),
+    }
+}
+
+fn missing<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, has_value: bool) -> Result<Outcome, Error> {
+    if server.is_replica() {
+        return Err(Error::ReadOnly);
+    }
+    Ok(match hold(server, key) {
+        Some(Hold::Loading) => Outcome::Busy,
+        Some(Hold::Failed(message)) => Outcome::Failed(message),
+        None => Outcome::Miss(begin(server, key, wish.lease_ms, has_value)),
+    })
+}
+
+/// What keeps callers from loading the key. First whatever has run out goes, and those who wait come before this one.
+fn hold<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Hold> {
+    let db = server.db();
+    if server.state().cache.leases.is_idle() {
+        return None;
+    }
+    end_what_ran_out(server, db, key.bytes);
+    revoke_if_retired(server, db, key.bytes);
+    let now = server.now().to_ms();
+    server.state().cache.leases.hold(db, key.bytes, now)
+}
+
+/// A giant tag is invalidated without a look at its keys: whether that took this one is found here.
+fn revoke_if_retired<S: Server>(server: &mut S, db: usize, key: &[u8]) {
+    let cache = &mut server.state().cache;
+    if let Some(retired) = cache.retired(db, key) {
+        cache.leases.revoke(db, key, Some(retired.number));
+    }
+}
+
+fn begin<S: Server>(server: &mut S, key: Arg<'_>, lease_ms: i64, refresh: bool) -> Option<Token> {
+    let (db, now) = (server.db(), server.now());
+    let state = server.state();
+    let terms = Terms { now, lease_ms, refresh, retirement: state.cache.retirements(db) };
+    let max = usize::try_from(state.config.leases_max).unwrap_or(0);
+    let cache = &mut state.cache;
+    let token = cache.leases.begin(db, key.bytes, terms, max);
+    let counter = match token {
+        Some(_) => &mut cache.counters.leases_granted,
+        None => &mut cache.counters.leases_full,
+    };
+    *counter = counter.saturating_add(1);
+    token
+}
+
+/// Ends the loads of the key whose time is over, and finds somebody else for those who wait.
+pub(super) fn end_what_ran_out<S: Server>(server: &mut S, db: usize, key: &[u8]) {
+    let now = server.now().to_ms();
+    let cache = &mut server.state().cache;
+    let ended = cache.leases.run_out(db, key, now);
+    if ended > 0 {
+        cache.counters.lease_timeouts = cache.counters.lease_timeouts.saturating_add(ended as u64);
+        settle(server, Arg::named(key));
+    }
+}
+
+/// Deals with one key of which something has run out. Whether there may be more.
+pub fn due<S: Server>(server: &mut S) -> bool {
+    let now = server.now().to_ms();
+    let Some((db, key)) = server.state().cache.leases.next_due(now) else { return false };
+    server.select(db);
+    end_what_ran_out(server, db, &key);
+    settle(server, Arg::named(&key));
+    true
+}
+
+/// Answers everybody who waits for the key and came before `before` (`None`: everybody), in the order they came.
+pub(super) fn answer_all<S: Server>(
+    server: &mut S,
+    key: &[u8],
+    before: Option<u64>,
+    status: &'static str,
+    value: Option<&Rc<[u8]>>,
+) {
+    answer_some(
+        server,
+        key,
+        before,
+        |_| true,
+        |_| reply(status, value.map_or(Reply::Nil, |value| Reply::Shared(Rc::clone(value))), None),
+    );
+}
+
+fn answer_some<S: Server>(
+    server: &mut S,
+    key: &[u8],
+    before: Option<u64>,
+    wanted: impl Fn(Seat) -> bool,
+    reply: impl Fn(Seat) -> Reply<'static>,
+) {
+    let db = server.db();
+    let mut answered: u64 = 0;
+    for (waiter, seat) in server.state().cache.leases.take_waiters(db, key, before, wanted) {
+        answered = answered.saturating_add(u64::from(server.answer(waiter, reply(seat))));
+    }
+    let counters = &mut server.state().cache.counters;
+    counters.stampedes_suppressed = counters.stampedes_suppressed.saturating_add(answered);
+}
+
+/// A value was stored under the key by another way than FILL: everybody who waits has his answer, and no load matters.
+pub(super) fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>) {
+    if server.state().cache.leases.is_idle() {
+        return;
+    }
+    let db = server.db();
+    if server.state().cache.leases.waiters_of(db, key.bytes) > 0 {
+        answer_all(server, key.bytes, None, "HIT", Some(&Rc::from(value.bytes)));
+    }
+    server.state().cache.leases.forget(db, key.bytes);
+}
+
+/// A load has ended and brought nothing for those who (still) wait: they get what there is by now, or the oldest of them whose
+/// connection lives is elected. In the selected database.
+pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
+    let (db, now) = (server.db(), server.now().to_ms());
+    if server.state().cache.leases.waiters_of(db, key.bytes) == 0 {
+        server.state().cache.leases.tidy(db, key.bytes);
+        return;
+    }
+    let hold = server.state().cache.leases.hold(db, key.bytes, now);
+    if hold == Some(Hold::Loading) {
+        return;
+    }
+    let failed = match hold {
+        Some(Hold::Failed(message)) => Some(message),
+        _ => None,
+    };
+    match look(server, key) {
+        Err(error) => answer_some(server, key.bytes, None, |_| true, |_| Reply::Error(error.clone())),
+        Ok(Cached::Fresh(value)) => {
+            let value = Rc::from(server.bytes(value));
+            answer_all(server, key.bytes, None, "HIT", Some(&value));
+        }
+        Ok(Cached::Stale(value)) => {
+            let value: Rc<[u8]> = Rc::from(server.bytes(value));
+            if failed.is_none() {
+                elect(server, key, Some(&value));
+            }
+            let stale = || reply("STALE", Reply::Shared(Rc::clone(&value)), None);
+            answer_some(server, key.bytes, None, |seat| seat.stale_ok, |_| stale());
+            answer_failed(server, key, failed);
+        }
+        Ok(Cached::Missing) if is_negative(server, key) => answer_all(server, key.bytes, None, "NONE", None),
+        Ok(Cached::Missing) if failed.is_some() => answer_failed(server, key, failed),
+        Ok(Cached::Missing) => elect(server, key, None),
+    }
+    server.state().cache.leases.tidy(db, key.bytes);
+}
+
+fn answer_failed<S: Server>(server: &mut S, key: Arg<'_>, message: Option<Rc<[u8]>>) {
+    if let Some(message) = message {
+        answer_all(server, key.bytes, None, "ERROR", Some(&message));
+    }
+}
+
+/// Elects who waits longest; one whose client has gone is passed over. `stale`: the value there is until then.
+fn elect<S: Server>(server: &mut S, key: Arg<'_>, stale: Option<&Rc<[u8]>>) {
+    let db = server.db();
+    while let Some((waiter, seat)) = server.state().cache.leases.take_first(db, key.bytes) {
+        let token = begin(server, key, seat.lease_ms, stale.is_some());
+        let told = match (stale, token) {
+            (Some(value), Some(_)) if seat.stale_ok => reply("REFRESH", Reply::Shared(Rc::clone(value)), token),
+            (Some(value), None) if seat.stale_ok => reply("STALE", Reply::Shared(Rc::clone(value)), None),
+            _ => reply("MISS", Reply::Nil, token),
+        };
+        if server.answer(waiter, told) {
+            if token.is_none() {
+                // Nobody loads for the others: the table of leases is full.
+                answer_all(server, key.bytes, None, "BUSY", None);
+            }
+            return;
+        }
+        if let Some(token) = token {
+            server.state().cache.leases.take(db, key.bytes, token);
+        }
+    }
+}
+
+/// Holds the caller until the load that is under way answers him. `None`: he cannot wait, or too many do.
+pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, wait_ms: i64) -> Option<Reply<'static>> {
+    let db = server.db();
+    let state = server.state();
+    let leases = &state.cache.leases;
+    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
+    if full(leases.waiters(), state.config.waiters_max)
+        || full(leases.waiters_of(db, key.bytes), state.config.waiters_per_key_max)
+    {
+        state.cache.counters.waits_refused = state.cache.counters.waits_refused.saturating_add(1);
+        return None;
+    }
+    let waiter = server.block(wait_ms, busy())?;
+    let cache = &mut server.state().cache;
+    cache.counters.waits = cache.counters.waits.saturating_add(1);
+    cache.leases.join(db, key.bytes, waiter, wish.lease_ms, wish.stale_ok);
+    Some(Reply::Later)
+}
+
+/// The elected caller failed and says why: those who wait are told, and for `retry_ms` nobody is elected.
+pub(super) fn failed<S: Server>(server: &mut S, key: Arg<'_>, message: &[u8], retry_ms: i64) {
+    let (db, now) = (server.db(), server.now().to_ms());
+    // Those who wait are told also where nobody else is kept from trying.
+    server.state().cache.leases.fail(db, key.bytes, now.plus(retry_ms.max(1)), message);
+    settle(server, key);
+    if retry_ms == 0 {
+        server.state().cache.leases.forget(db, key.bytes);
+    }
+}
+
+/// The elected caller gives up without a word: the next one is elected, if anybody waits.
+pub(super) fn given_up<S: Server>(server: &mut S, key: Arg<'_>, retry_ms: i64) {
+    let (db, now) = (server.db(), server.now().to_ms());
+    if retry_ms > 0 && server.state().cache.leases.waiters_of(db, key.bytes) == 0 {
+        server.state().cache.leases.fail(db, key.bytes, now.plus(retry_ms), b"");
+    }
+    settle(server, key);
+}
+
+/// Keys were invalidated by name: their leases are over, also where there is no key, and the origin may have something again.
+pub(super) fn revoke<S: Server>(server: &mut S, keys: &[&[u8]]) {
+    let db = server.db();
+    let mut ended: SmallVec<[Word<'_>; 16]> = smallvec![Word::Text("NONEGATIVE")];
+    let cache = &mut server.state().cache;
+    for &key in keys {
+        cache.leases.revoke(db, key, None);
+        if cache.end_negative(db, key) {
+            ended.push(Word::Bytes(key));
+        }
+    }
+    if ended.len() > 1 {
+        server.replicate("KEYWARD.APPLY", &ended);
+    }
+}
+
+/// Tags were invalidated: what is being loaded with any of them must not be stored.
+pub(super) fn fence_tags<S: Server>(server: &mut S, tags: &[Arg<'_>]) {
+    let db = server.db();
+    let state = server.state();
+    for tag in tags {
+        state.cache.fence_tag(&state.config, db, tag.bytes);
+    }
+}
