@@ -81,13 +81,26 @@ class Example:
         return [part.word for part in self.parts if isinstance(part, Key)]
 
 
+TOKEN = Text("0123456789abcdef-1")
+LOAD_MS = Number(5000, (0, -1, 60_001, 2**63 - 1))
 TAGS = (Option("TAGS"), TAG_COUNT, TAG_1, TAG_2)
 PX = (Option("PX"), LEASE)
+GRACE = (Option("GRACE"), Number(10, (-1, 2**63 - 1)))
 
 EXAMPLES: dict[str, Example] = {
     "CACHE.SET": Example(
-        (KEY, Text("value"), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1)), *TAGS, Option("VERSION"), VERSION),
-        once=(("PX", 1), ("EX", 1), ("PXAT", 1), ("JITTER", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("KEEPTTL",)),
+        (KEY, Text("value"), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1)), *GRACE, *TAGS)
+        + (Option("VERSION"), VERSION),
+        once=(
+            ("PX", 1),
+            ("EX", 1),
+            ("PXAT", 1),
+            ("JITTER", 1),
+            ("GRACE", 1),
+            ("TAGS", 1, "t"),
+            ("VERSION", 9),
+            ("KEEPTTL",),
+        ),
         deny_oom=True,
     ),
     "CACHE.SETTAGGED": Example(
@@ -118,6 +131,32 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.FLOOR": Example((Key("string"), VERSION), deny_oom=None),
     "CACHE.INVALIDATE": Example((Key("string"), Key("plain")), open_ended=True),
     "CACHE.INVALIDATETAG": Example((TAG_1, TAG_2), open_ended=True),
+    "CACHE.STALE": Example((Key("string"), Key("plain")), open_ended=True),
+    "CACHE.STALETAG": Example((TAG_1, TAG_2), open_ended=True),
+    "CACHE.FETCH": Example(
+        (Key("string"), Option("WAIT"), Number(10, (-1,)), Option("LEASE"), LOAD_MS, Option("STALE"), Option("OK")),
+        once=(("WAIT", 1), ("LEASE", 1), ("STALE", "NEVER"), ("BETA", 1, "BETA", 1), ("EX", 1)),
+        refuses=("list", "lock", "limiter"),
+        writes=False,
+    ),
+    "CACHE.MFETCH": Example(
+        (Number(2, (0, -1, 5, 2**63 - 1)), Key("string"), Key("plain"), Option("LEASE"), LOAD_MS),
+        once=(("LEASE", 1), ("WAIT", 1)),
+        writes=False,
+    ),
+    "CACHE.FILL": Example(
+        (Key("string"), TOKEN, Text("value"), *PX, *GRACE, *TAGS, Option("VERSION"), VERSION),
+        once=(("PX", 1), ("EX", 1), ("GRACE", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("NX",), ("XX",)),
+    ),
+    "CACHE.FILLNIL": Example(
+        (Key("string"), TOKEN, *PX, *TAGS),
+        once=(("PX", 1), ("TAGS", 1, "t"), ("JITTER", 1), ("GRACE", 1), ("VERSION", 1)),
+    ),
+    "CACHE.FAIL": Example(
+        (Key("string"), TOKEN, Option("RETRY"), Number(5, (-1, 86_400_001))),
+        once=(("RETRY", 1), ("MSG", "a", "MSG", "b")),
+    ),
+    "CACHE.RENEW": Example((Key("string"), TOKEN, Option("LEASE"), LOAD_MS)),
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("REENTRANT")),
         once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("NX",)),

@@ -47,6 +47,7 @@ fn categories(spec: &CommandSpec) -> String {
             Flag::Write => names.push("@write".to_owned()),
             Flag::ReadOnly => names.push("@read".to_owned()),
             Flag::Fast => names.push("@fast".to_owned()),
+            Flag::Blocking => names.push("@blocking".to_owned()),
             Flag::Admin => names.extend(["@admin".to_owned(), "@dangerous".to_owned()]),
             Flag::DenyOom => {}
         }

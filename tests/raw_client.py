@@ -3,6 +3,7 @@ the prefix off errors, and makes one Python type of several RESP types."""
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterable, Sequence
 
@@ -46,6 +47,14 @@ class RawClient:
         self._socket.sendall(b"".join(map(encode, commands)))
         return [self.read() for _ in commands]
 
+    def send(self, *words: Word) -> None:
+        """Sends without reading: for a command that waits. read() takes the answer later."""
+        self._socket.sendall(encode(words))
+
+    def is_answered(self) -> bool:
+        """Has anything arrived that was not read yet?"""
+        return bool(select.select([self._socket], [], [], 0)[0])
+
     def read(self) -> object:
         line = self._file.readline()
         if not line.endswith(b"\r\n"):
@@ -64,6 +73,8 @@ class RawClient:
                 return None
             case b"$":
                 return self._file.read(int(rest) + 2)[:-2]
+            case b"=":
+                return self._file.read(int(rest) + 2)[4:-2]
             case b"*":
                 return [self.read() for _ in range(int(rest))]
             case b"~":

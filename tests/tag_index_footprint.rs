@@ -91,7 +91,7 @@ fn draining_a_giant_tag() {
             insert(&mut index, n, ENTRIES, ENTRIES);
         }
         let start = Instant::now();
-        let retirement = index.retire(b"category:0", UnixMs(1)).unwrap();
+        let retirement = index.retire(b"category:0", UnixMs(1))[0];
         println!("retire {} keys: {:.3} ms", retirement.keys, start.elapsed().as_secs_f64() * 1e3);
         let (mut keys, mut nanos) = (Vec::new(), Vec::new());
         while index.retired_keys(retirement.number, 512, &mut keys) > 0 {
