@@ -155,6 +155,25 @@ def cache_reads(lab: Laboratory) -> Iterator[Figure]:
     yield ratio(group, "CACHE.GET of a tagged value / GET", cache_get, get, "GET")
 
 
+def fetches(lab: Laboratory) -> Iterator[Figure]:
+    """FETCH of values that are there, against GET: what single flight costs while nobody misses."""
+    group, keys = "fetch", [b"plain:%019d" % n for n in range(lab.requests)]
+
+    def is_hit(reply) -> bool:
+        return reply == [b"HIT", VALUE, None]
+
+    written = _sent([encode("SET", k, VALUE) for k in keys])
+    get = lab.cost(False, lambda _: [encode("GET", k) for k in keys], VALUE.__eq__, written)
+    fetch = [encode("CACHE.FETCH", k) for k in keys]
+    yield ratio(
+        group, "FETCH of a plain value / GET", lab.cost(True, lambda _: fetch, is_hit, written), get, "GET", 1.4
+    )
+    graced = _sent([encode("CACHE.SET", k, VALUE, "EX", TTL, "GRACE", TTL) for k in keys])
+    yield ratio(
+        group, "FETCH of a value with a grace / GET", lab.cost(True, lambda _: fetch, is_hit, graced), get, "GET"
+    )
+
+
 def tagged_writes(lab: Laboratory, aof: bool) -> Iterator[Figure]:
     """SETTAGGED of new keys (a fill after a miss) and of keys that are there, against SET ... EX and the usual recipes."""
     group, bound = ("settagged-aof", 1.4) if aof else ("settagged", 1.6)

@@ -23,6 +23,7 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
     return {
         "plain": lambda: instructions.plain_commands(lab),
         "cache-get": lambda: instructions.cache_reads(lab),
+        "fetch": lambda: instructions.fetches(lab),
         "settagged": lambda: instructions.tagged_writes(lab, aof=False),
         "settagged-aof": lambda: instructions.tagged_writes(lab, aof=True),
         "ratelimit": lambda: instructions.rate_limits(lab),

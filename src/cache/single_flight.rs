@@ -57,9 +57,9 @@ impl Outcome {
     pub fn into_reply<S: Server>(self, server: &S) -> Reply<'_> {
         let bytes = |value| Reply::Bytes(server.bytes(value));
         match self {
-            Outcome::Hit(value) => reply("HIT", bytes(value), None),
+            Outcome::Hit(value) => Reply::Found("HIT", server.bytes(value)),
             Outcome::Refresh(value, token) => reply("REFRESH", bytes(value), Some(token)),
-            Outcome::Stale(value) => reply("STALE", bytes(value), None),
+            Outcome::Stale(value) => Reply::Found("STALE", server.bytes(value)),
             Outcome::Miss(token) => reply("MISS", Reply::Nil, token),
             Outcome::Nothing => reply("NONE", Reply::Nil, None),
             Outcome::Busy => busy(),

@@ -14,7 +14,7 @@ use super::timer;
 use crate::args::{Args, parse_int};
 use crate::commands::Command;
 use crate::error::Error;
-use crate::spec::{Access, Family, Flag, Keys};
+use crate::spec::{Access, Flag, Keys};
 
 /// The function that the server calls for the command `C`. The reply comes last: a panic before it is answered by an error
 /// and not by half a reply.
@@ -72,7 +72,7 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     if writes {
         timer::reclaim_soon(ctx);
     }
-    if C::SPEC.family == Family::Cache {
+    if writes || C::SPEC.flags.contains(&Flag::Blocking) {
         timer::leases_soon(ctx);
     }
 }

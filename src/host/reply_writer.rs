@@ -27,6 +27,12 @@ pub(super) fn write(ctx: Ctx, reply: &Reply<'_>) {
                 }
             }
             Reply::Bytes(bytes) => write_bytes(ctx, bytes),
+            Reply::Found(status, value) => {
+                call!(RedisModule_ReplyWithArray, ctx, 3);
+                write_bytes(ctx, status.as_bytes());
+                write_bytes(ctx, value);
+                call!(RedisModule_ReplyWithNull, ctx);
+            }
             Reply::OwnedBytes(bytes) => write_bytes(ctx, bytes),
             Reply::Shared(bytes) => write_bytes(ctx, bytes),
             Reply::Error(error) => write_error(ctx, error),
