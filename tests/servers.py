@@ -52,8 +52,9 @@ CRASH_MARKS = (
 )
 
 # Ports are drawn below the range from which the kernel takes the local ports of outgoing
-# connections, so that nothing takes a server's port while it restarts.
-PORTS = range(20000, 32000)
+# connections, so that nothing takes a server's port while it restarts. In a cluster the port that
+# is 10000 higher is used as well.
+PORTS = range(11000, 22000)
 
 
 class ServerFailed(Exception):
