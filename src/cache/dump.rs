@@ -116,7 +116,7 @@ impl State {
         Some(())
     }
 
-    fn numbered(&self) -> impl Iterator<Item = (u32, &super::state::Database)> {
+    fn numbered(&self) -> impl Iterator<Item = (u32, &super::database::Database)> {
         self.databases.iter().filter_map(|(&db, database)| Some((u32::try_from(db).ok()?, database)))
     }
 

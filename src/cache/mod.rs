@@ -3,6 +3,7 @@
 mod arena;
 mod cohort;
 pub mod commands;
+mod database;
 mod dump;
 mod early_refresh;
 pub mod effects;

@@ -33,7 +33,7 @@ pub fn reclaim<S: Server>(server: &mut S, max_keys: usize) -> bool {
         server.unlink(&[&key]);
         return server.state().cache.has_retired();
     }
-    let oldest = |(&db, database): (&usize, &super::state::Database)| Some((db, database.tags.oldest_retirement()?));
+    let oldest = |(&db, database): (&usize, &super::database::Database)| Some((db, database.tags.oldest_retirement()?));
     let Some((db, retirement)) = server.state().cache.databases.iter().find_map(oldest) else { return false };
     server.select(db);
     let mut done: usize = 0;
