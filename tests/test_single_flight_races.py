@@ -243,6 +243,26 @@ def test_a_giant_tag_made_stale(make_server: Callable[..., Server]) -> None:
         eventually(lambda: client.dbsize() == 0)
 
 
+def test_a_tag_is_taken_from_a_key_that_it_is_still_to_make_stale(make_server: Callable[..., Server]) -> None:
+    server = make_server(args=["invalidate-sync-keys", "1"])
+    with Callers(server) as callers:
+        keys = [f"k{number}" for number in range(50)]
+        for key in keys:
+            callers.call("CACHE.SET", key, "v", "PX", 60_000, "GRACE", 60_000, "TAGS", 1, "t")
+        replies = callers.first.pipeline(
+            [("CACHE.STALETAG", "t")]
+            + [("CACHE.UNTAG", key, "t") for key in keys]
+            + [("CACHE.TTL", key) for key in keys]
+            + [("CACHE.INVALIDATETAG", "t")]
+        )
+        assert replies[:51] == [50] + [1] * 50
+        assert all(soft == 0 for soft, _ in replies[51:101]), "it is stale all the same"
+        assert replies[101] == 0
+        eventually(lambda: callers.info("reclaim_backlog") == 0)
+        assert callers.call("DBSIZE") == 50
+        assert all(callers.call("CACHE.TAGS", key) in ([], set()) for key in keys)
+
+
 def test_a_negative_answer_ends_with_the_key(callers: Callers) -> None:
     for number, change in enumerate(
         [

@@ -172,6 +172,45 @@ def test_nothing_waits_in_transactions_and_scripts(callers: Callers) -> None:
     callers.call("FUNCTION", "DELETE", "l")
 
 
+def test_scripts_fill_fail_and_write(callers: Callers) -> None:
+    for script, answer in (
+        ("return redis.call('CACHE.FILL', KEYS[1], ARGV[1], 'v')", hit(b"v")),
+        ("return redis.call('CACHE.SET', KEYS[1], 'v')", hit(b"v")),
+        ("return redis.call('CACHE.FAIL', KEYS[1], ARGV[1], 'MSG', 'down', 'RETRY', '0')", [b"ERROR", b"down", None]),
+    ):
+        token = callers.lease("k")
+        waiter = callers.wait("k")
+        assert not isinstance(callers.call("EVAL", script, 1, "k", token), ErrorReply)
+        assert waiter.read() == answer
+        callers.call("DEL", "k")
+
+
+def test_only_those_whom_a_load_served_count_as_spared(callers: Callers) -> None:
+    before = callers.info("stampedes_suppressed")
+    token = callers.lease("k")
+    waiter = callers.wait("k")
+    callers.call("CACHE.FAIL", "k", token, "MSG", "down", "RETRY", 0)
+    assert waiter.read()[0] == b"ERROR"
+    token = callers.lease("k")
+    waiter = callers.wait("k")
+    callers.call("CACHE.FILL", "k", token, "v")
+    assert waiter.read() == hit(b"v")
+    assert callers.info("stampedes_suppressed") == before + 1
+
+
+def test_mfetch_looks_each_key_up_once(server: Server) -> None:
+    with Callers(server) as callers:
+        for key in "abc":
+            callers.call("SET", key, key)
+        before = server.info("stats")["keyspace_hits"]
+        assert callers.call("CACHE.MFETCH", 3, "a", "b", "c") == [hit(b"a"), hit(b"b"), hit(b"c")]
+        assert server.info("stats")["keyspace_hits"] - before == 3
+        callers.call("RPUSH", "list", 1)
+        reply = callers.call("CACHE.MFETCH", 2, "missing", "list")
+        assert str(reply).startswith("WRONGTYPE")
+        assert callers.call("CACHE.FETCH", "missing")[0] == b"MISS", "nobody was elected"
+
+
 def test_a_fill_in_a_transaction_answers(callers: Callers) -> None:
     token = callers.lease("k")
     waiter = callers.wait("k")

@@ -68,11 +68,24 @@ impl Outcome {
     }
 }
 
-/// Decides what one caller is told of one key, and takes the lease if he is elected. Counts.
-pub(super) fn fetch<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish) -> Result<Outcome, Error> {
-    // Looked at first: to ask for the expiry opens the key anew.
+/// A key as a caller finds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    cached: Cached,
+    /// Where an early refresh is asked for and could be due; else `Never`.
+    expires: Expiry,
+}
+
+/// Looks a key up. `WrongType` if it holds no string.
+pub(super) fn find<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish) -> Result<Found, Error> {
+    // First the expiry: to ask for it opens the key anew.
     let expires = if wish.beta > 0.0 { hard_expiry(server, key) } else { Expiry::Never };
-    let cached = look(server, key)?;
+    Ok(Found { cached: look(server, key)?, expires })
+}
+
+/// Decides what one caller is told of the key that was found, and takes the lease if he is elected. Counts.
+pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish: Wish) -> Result<Outcome, Error> {
+    let Found { cached, expires } = found;
     let outcome = match cached {
         Cached::Fresh(value) if wish.beta > 0.0 && elected_early(server, key, expires, wish.beta) => {
             refresh_early(server, key, value, wish)
@@ -217,29 +230,28 @@ pub(super) fn answer_all<S: Server>(
     status: &'static str,
     value: Option<&Rc<[u8]>>,
 ) {
-    answer_some(
-        server,
-        key,
-        before,
-        |_| true,
-        |_| reply(status, value.map_or(Reply::Nil, |value| Reply::Shared(Rc::clone(value))), None),
-    );
+    let told = |_| reply(status, value.map_or(Reply::Nil, |value| Reply::Shared(Rc::clone(value))), None);
+    let answered = answer_some(server, key, before, |_| true, told);
+    if status == "HIT" || status == "NONE" {
+        let counters = &mut server.state().cache.counters;
+        counters.stampedes_suppressed = counters.stampedes_suppressed.saturating_add(answered);
+    }
 }
 
+/// How many were answered.
 fn answer_some<S: Server>(
     server: &mut S,
     key: &[u8],
     before: Option<u64>,
     wanted: impl Fn(Seat) -> bool,
     reply: impl Fn(Seat) -> Reply<'static>,
-) {
+) -> u64 {
     let db = server.db();
     let mut answered: u64 = 0;
     for (waiter, seat) in server.state().cache.leases.take_waiters(db, key, before, wanted) {
         answered = answered.saturating_add(u64::from(server.answer(waiter, reply(seat))));
     }
-    let counters = &mut server.state().cache.counters;
-    counters.stampedes_suppressed = counters.stampedes_suppressed.saturating_add(answered);
+    answered
 }
 
 /// A value was stored under the key by another way than FILL: everybody who waits has his answer, and no load matters.
@@ -271,7 +283,9 @@ pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
         _ => None,
     };
     match look(server, key) {
-        Err(error) => answer_some(server, key.bytes, None, |_| true, |_| Reply::Error(error.clone())),
+        Err(error) => {
+            answer_some(server, key.bytes, None, |_| true, |_| Reply::Error(error.clone()));
+        }
         Ok(Cached::Fresh(value)) => {
             let value = Rc::from(server.bytes(value));
             answer_all(server, key.bytes, None, "HIT", Some(&value));

@@ -118,7 +118,8 @@ impl Command for Fetch {
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, options } = request;
         let wish = options.wish(&server.state().config)?;
-        let outcome = single_flight::fetch(server, key, wish)?;
+        let found = single_flight::find(server, key, wish)?;
+        let outcome = single_flight::decide(server, key, found, wish)?;
         if let (Outcome::Busy, Some(wait_ms)) = (&outcome, options.wait_ms)
             && let Some(later) = single_flight::wait(server, key, wish, wait_ms)
         {

@@ -13,7 +13,13 @@ use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 
 pub struct Invalidate;
 
-type Names<'a> = SmallVec<[&'a [u8]; 16]>;
+pub(super) type Names<'a> = SmallVec<[&'a [u8]; 16]>;
+
+/// Every argument is a key.
+pub(super) fn parse_names<'a>(args: &mut Args<'a>) -> Result<Names<'a>, Error> {
+    let first = args.required()?;
+    Ok(std::iter::once(first).chain(args.rest()).map(|key| key.bytes).collect())
+}
 
 impl Command for Invalidate {
     const SPEC: &'static CommandSpec = &CommandSpec {
@@ -32,8 +38,7 @@ impl Command for Invalidate {
     type Request<'a> = Names<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Names<'a>, Error> {
-        let first = args.required()?;
-        Ok(std::iter::once(first).chain(args.rest()).map(|key| key.bytes).collect())
+        parse_names(args)
     }
 
     /// Keys that a tag invalidated before are removed too, but were counted then.

@@ -45,17 +45,18 @@ impl Command for MFetch {
         Ok(Request { keys, options: Options::parse(args, false)? })
     }
 
-    /// Looked up one after the other: a key that is named twice is `MISS`, then `BUSY`. One of another type fails the call
-    /// before anybody is elected.
+    /// First all are looked up, so that one of another type fails the call before anybody is elected. A key that is named
+    /// twice is `MISS`, then `BUSY`.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { keys, options } = request;
         let wish = options.wish(&server.state().config)?;
-        for key in &keys {
-            server.string(*key)?;
-        }
-        let mut outcomes = Vec::with_capacity(keys.len());
+        let mut found: SmallVec<[_; 16]> = SmallVec::new();
         for key in keys {
-            outcomes.push(single_flight::fetch(server, key, wish)?);
+            found.push((key, single_flight::find(server, key, wish)?));
+        }
+        let mut outcomes = Vec::with_capacity(found.len());
+        for (key, found) in found {
+            outcomes.push(single_flight::decide(server, key, found, wish)?);
         }
         let server = &*server;
         Ok(Reply::Array(outcomes.into_iter().map(|outcome| outcome.into_reply(server)).collect()))

@@ -1,7 +1,6 @@
 //! CACHE.STALE
 
-use smallvec::SmallVec;
-
+use super::invalidate::{Names, parse_names};
 use crate::args::Args;
 use crate::cache::{single_flight, staleness};
 use crate::commands::Command;
@@ -11,8 +10,6 @@ use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 
 pub struct Stale;
-
-type Names<'a> = SmallVec<[&'a [u8]; 16]>;
 
 impl Command for Stale {
     const SPEC: &'static CommandSpec = &CommandSpec {
@@ -31,8 +28,7 @@ impl Command for Stale {
     type Request<'a> = Names<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Names<'a>, Error> {
-        let first = args.required()?;
-        Ok(std::iter::once(first).chain(args.rest()).map(|key| key.bytes).collect())
+        parse_names(args)
     }
 
     fn run<'s, S: Server>(keys: Names<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {

@@ -4,6 +4,8 @@ use smallvec::SmallVec;
 
 use super::tag::is_there;
 use crate::args::{Arg, Args};
+use crate::cache::reclaim;
+use crate::cache::retirement::Retired;
 use crate::cache::write_options::checked_tag;
 use crate::commands::Command;
 use crate::error::Error;
@@ -48,6 +50,10 @@ impl Command for Untag {
             return Ok(Reply::Int(0));
         }
         let db = server.db();
+        // A tag that is still to make the key stale cannot be taken from it before it has.
+        if let Some(Retired { number, stale_since: Some(at) }) = server.state().cache.retired(db, key.bytes) {
+            reclaim::make_stale_later(server, db, number, &[key.bytes], at);
+        }
         let named = (!tags.is_empty()).then_some(&*tags);
         let removed = server.state().cache.remove_tags(db, key.bytes, named);
         if removed > 0 {
