@@ -594,3 +594,16 @@ proptest! {
         prop_assert_eq!(world.primary.state.lock.bytes(), 0);
     }
 }
+
+/// Found by the property above: the record of a lock that a plain SET had overwritten was taken for that of a later lock on the
+/// same key, and a replica would have kept it.
+#[test]
+fn a_lock_overwritten_moved_and_granted_again_leaves_no_record_on_the_replica() {
+    let (key, owner) = ("c", "ann");
+    let acquire = Op::Acquire { key, owner, ms: 1, reentrant: false };
+    let mut world = World::new();
+    for op in [acquire.clone(), Op::Overwrite { key }, Op::Move { key }, acquire, Op::Advance(1)] {
+        world.step(&op);
+        world.check();
+    }
+}

@@ -66,8 +66,9 @@ const LIMBO: u64 = 2;
 
 impl State {
     /// A value leaves its name; its record is kept until it is known why. Values whose record was taken out before, by our
-    /// own commands, are of no interest.
+    /// own commands, are of no interest, but what left before them left for good: its event would have come by now.
     pub fn unlinked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
+        self.unlinked = None;
         let ticket = self.tickets.wrapping_add(1);
         if let Some(record) = lock.unlink(ticket) {
             self.tickets = ticket;
