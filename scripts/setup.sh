@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs the system packages that the named parts of the project need and
-# that are missing:   scripts/setup.sh [server] [build] [python] [bench]
+# that are missing:   scripts/setup.sh [part ...]
 #
 #   server   redis-server and redis-cli, 7.0 or later
 #   build    a C compiler and libclang (bindgen reads the server's module header)
 #   python   python3 with venv
 #   bench    valgrind (instructions per command are counted with callgrind)
+#   peers    memcached, with which the tests compare
+#   node     node and npm, for the examples in JavaScript
 #
 # Needs root or sudo only when something is missing, and then knows apt
 # (Debian, Ubuntu). Elsewhere it says what to install by hand. Running it again
@@ -41,7 +43,12 @@ for part in "$@"; do
             ;;
         python) need python3-venv python3 -c 'import ensurepip, venv' ;;
         bench) need valgrind command -v valgrind ;;
-        *) die "unknown part '$part' (known: server build python bench)" ;;
+        peers) need memcached command -v memcached ;;
+        node)
+            need nodejs command -v node
+            need npm command -v npm
+            ;;
+        *) die "unknown part '$part' (known: server build python bench peers node)" ;;
     esac
 done
 
