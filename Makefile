@@ -46,6 +46,14 @@ $(VENV)/.installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+# For the tests of the example; pytest asks for it.
+NODE_EXAMPLE := examples/cache_aside
+
+$(NODE_EXAMPLE)/node_modules/.installed: $(NODE_EXAMPLE)/package-lock.json
+	@scripts/setup.sh node
+	npm ci --prefix $(NODE_EXAMPLE) --no-audit --no-fund --loglevel=error
+	@touch $@
+
 test: test-rust test-server ## Everything but the other servers: Rust tests, then pytest on redis-server
 
 test-rust: ## Unit and property tests; they need no server
@@ -93,4 +101,4 @@ docs-check: ## Fail when docs/commands and the command specs differ
 
 clean: ## Remove what was built and the Python environment
 	cargo clean
-	rm -rf $(VENV) .run .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NODE_EXAMPLE)/node_modules .run .pytest_cache .ruff_cache .hypothesis
