@@ -38,8 +38,16 @@ class Connection:
 
     def call(self, *words: bytes | str | int):
         """One command, one reply."""
+        self.send(*words)
+        return self.reply()
+
+    def send(self, *words: bytes | str | int) -> None:
+        """One command, whose reply is to be read later."""
         self._socket.sendall(encode(*words))
-        return self._reply()
+
+    def fileno(self) -> int:
+        """For a selector: what it says holds as long as one command at a time is under way."""
+        return self._socket.fileno()
 
     def run(self, requests: Iterable[bytes], check: Callable | None = None, depth: int = DEPTH) -> int:
         """Send encoded requests `depth` at a time; `check(reply)` must hold for every reply. Returns how many."""
@@ -47,7 +55,7 @@ class Connection:
         while batch := list(islice(requests, depth)):
             self._socket.sendall(b"".join(batch))
             for _ in batch:
-                reply = self._reply()
+                reply = self.reply()
                 if check and not check(reply):
                     raise ReplyError(f"unexpected reply: {reply!r:.200}")
             done += len(batch)
@@ -74,7 +82,8 @@ class Connection:
     def used_memory(self) -> int:
         return int(self.info("used_memory"))
 
-    def _reply(self):
+    def reply(self):
+        """The next reply, in full."""
         line = self._reader.readline()
         if not line.endswith(b"\r\n"):
             raise ReplyError("the server closed the connection")
@@ -88,5 +97,5 @@ class Connection:
             return None if size < 0 else self._reader.read(size + 2)[:-2]
         if kind == b"*":
             size = int(rest)
-            return None if size < 0 else [self._reply() for _ in range(size)]
+            return None if size < 0 else [self.reply() for _ in range(size)]
         raise ReplyError(line.decode(errors="replace").strip())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import instructions
 import memory
 import stalls
+import stampede
 from bench_server import servers
 from figures import Figure, table
 
@@ -24,6 +25,10 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "plain": lambda: instructions.plain_commands(lab),
         "cache-get": lambda: instructions.cache_reads(lab),
         "fetch": lambda: instructions.fetches(lab),
+        "stampede": lambda: stampede.stampede(server, clients=200, rounds=2 if quick else 20),
+        "hand-over": lambda: stampede.hand_over(
+            server, waiters=1000, rounds=2 if quick else 20, counted_rounds=1 if quick else 3
+        ),
         "settagged": lambda: instructions.tagged_writes(lab, aof=False),
         "settagged-aof": lambda: instructions.tagged_writes(lab, aof=True),
         "ratelimit": lambda: instructions.rate_limits(lab),

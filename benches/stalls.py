@@ -52,11 +52,11 @@ def _ping_until(port: int, pid: int, stop, sender) -> None:
     connection, waits = Connection(port), []
     sender.send("ready")
     while not stop.is_set():
-        start, computed = time.monotonic(), _processor_time(pid)
+        start, computed = time.monotonic(), processor_time(pid)
         connection.call("PING")
         end = time.monotonic()
         if end - start > 0.001:
-            waits.append(Wait(start, end, _processor_time(pid) - computed))
+            waits.append(Wait(start, end, processor_time(pid) - computed))
         time.sleep(PING_PAUSE)
     sender.send(waits)
 
@@ -115,9 +115,9 @@ def _invalidate_once(flavour: str, keys: int) -> Invalidation:
         reads = [encode("CACHE.GET", key(n)) for n in range(0, keys, max(1, keys // 1000))]
         values = []
         with bystander(server) as longest:
-            start, computed = time.monotonic(), _processor_time(server.pid)
+            start, computed = time.monotonic(), processor_time(server.pid)
             removed = connection.call("CACHE.INVALIDATETAG", GIANT)
-            reply = 1000 * (_processor_time(server.pid) - computed), 1000 * (time.monotonic() - start)
+            reply = 1000 * (processor_time(server.pid) - computed), 1000 * (time.monotonic() - start)
             connection.run(reads, lambda value: values.append(value) is None)
             gone = _wait_until_empty(connection)
             time.sleep(0.05)
@@ -184,12 +184,12 @@ def _longest_insert(flavour: str, module: bool, entry: Callable[[int], bytes], e
     with BenchServer(flavour, module) as server:
         connection, requests, spent = server.connect(), (entry(n) for n in range(entries)), []
         while batch := list(islice(requests, DEPTH)):
-            start = _processor_time(server.pid)
+            start = processor_time(server.pid)
             connection.load(batch)
-            spent.append(_processor_time(server.pid) - start)
+            spent.append(processor_time(server.pid) - start)
         return 1000 * (max(spent) - median(spent))
 
 
-def _processor_time(pid: int) -> float:
+def processor_time(pid: int) -> float:
     """Seconds a process has spent on a processor; the clock id is that of clock_getcpuclockid(3)."""
     return time.clock_gettime((~pid << 3) | 2)
