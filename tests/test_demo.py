@@ -13,10 +13,10 @@ def run_demo(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, DEMO, *options], capture_output=True, text=True, timeout=150)
 
 
-def rows(output: str) -> dict[str, tuple[str, str]]:
-    """The table: name of a row -> what it says with Keyward, without."""
+def rows(output: str, columns: int = 2) -> dict[str, tuple[str, ...]]:
+    """The table of that many columns: name of a row -> what it says with Keyward, without; or with, by lock, without."""
     lines = (re.split(r"\s{2,}", line.strip()) for line in output.splitlines())
-    return {cells[0]: (cells[1], cells[2]) for cells in lines if len(cells) == 3}
+    return {cells[0]: tuple(cells[1:]) for cells in lines if len(cells) == columns + 1}
 
 
 def test_no_answer_is_stale_although_the_server_evicts(make_server):
@@ -40,6 +40,15 @@ def test_the_demo_starts_its_own_server():
     result = run_demo("--requests", "300")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "every answer was right" in result.stdout
+    stampede = rows(result.stdout, columns=3)
+    with_keyward, lock_and_poll, unprotected = range(3)
+    assert stampede["queries"][with_keyward] == "1"
+    assert stampede["queries"][unprotected] == "100"
+    assert stampede["WRONG ANSWERS"] == ("0", "0", "0")
+    commands = [int(cell) for cell in stampede["commands sent by the callers"]]
+    assert commands[with_keyward] == 101, "everybody's FETCH and one FILL"
+    assert commands[unprotected] == 200, "everybody's GET and SETEX"
+    assert commands[lock_and_poll] > 200, "everybody's GET, SET NX, and at least one of them polled"
 
 
 def test_a_database_in_use_is_left_alone(server):

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from serve import Outcome
+from stampede import Stampede
 
-ROWS: list[tuple[str, Callable[[Outcome], str]]] = [
+SERVED: list[tuple[str, Callable[[Outcome], str]]] = [
     ("requests answered", lambda o: f"{o.answered:,}"),
     ("requests limited", lambda o: f"{o.limited:,}"),
     ("STALE ANSWERS", lambda o: f"{o.stale:,}"),
@@ -23,10 +24,16 @@ ROWS: list[tuple[str, Callable[[Outcome], str]]] = [
     ("bytes held at the end", lambda o: f"{o.server['used_memory']:,}"),
     ("  keys held at the end", lambda o: f"{o.server['keys']:,}"),
 ]
+STAMPEDES: list[tuple[str, Callable[[Stampede], str]]] = [
+    ("queries", lambda o: f"{o.queries:,}"),
+    ("commands sent by the callers", lambda o: f"{o.commands:,}"),
+    ("WRONG ANSWERS", lambda o: f"{o.wrong:,}"),
+    ("slowest answer, after the first page", lambda o: f"{1000 * o.late_seconds:,.0f} ms"),
+]
 
 
-def table(outcomes: list[Outcome]) -> str:
-    names = max(len(name) for name, _ in ROWS)
+def table(outcomes: list, rows: list[tuple[str, Callable]]) -> str:
+    names = max(len(name) for name, _ in rows)
     lines = [" " * names + "".join(f"  {o.name:>16}" for o in outcomes)]
-    lines += [f"{name:<{names}}" + "".join(f"  {show(o):>16}" for o in outcomes) for name, show in ROWS]
+    lines += [f"{name:<{names}}" + "".join(f"  {show(o):>16}" for o in outcomes) for name, show in rows]
     return "\n".join(lines)
