@@ -27,7 +27,7 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "fetch": lambda: instructions.fetches(lab),
         "stampede": lambda: stampede.stampede(server, clients=200, rounds=2 if quick else 20),
         "hand-over": lambda: stampede.hand_over(
-            server, waiters=1000, rounds=2 if quick else 20, counted_rounds=1 if quick else 3
+            server, waiters=1000, rounds=2 if quick else 20, counted_rounds=3 if quick else 9
         ),
         "settagged": lambda: instructions.tagged_writes(lab, aof=False),
         "settagged-aof": lambda: instructions.tagged_writes(lab, aof=True),
