@@ -140,7 +140,7 @@ unsafe extern "C" fn on_timeout(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {
     replying(ctx, || {
         // SAFETY: the context of a callback for a blocked client.
         let handle = unsafe { call!(RedisModule_GetBlockedClientHandle, ctx) };
-        write(ctx, &leave(handle).unwrap_or(Reply::Nil));
+        write(ctx, leave(handle).unwrap_or(Reply::Nil));
     })
 }
 
@@ -150,9 +150,9 @@ unsafe extern "C" fn on_disconnect(_: Ctx, handle: Handle) {
 
 unsafe extern "C" fn on_answer(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {
     replying(ctx, || {
-        // SAFETY: the reply that `give_back` boxed, or null; `drop_answer` comes later.
-        let answer = unsafe { call!(RedisModule_GetBlockedClientPrivateData, ctx).cast::<Reply<'static>>().as_ref() };
-        write(ctx, answer.unwrap_or(&Reply::Nil));
+        // SAFETY: the reply that `give_back` boxed, or null. Nobody else has it until `drop_answer`, which comes later.
+        let answer = unsafe { call!(RedisModule_GetBlockedClientPrivateData, ctx).cast::<Reply<'static>>().as_mut() };
+        write(ctx, answer.map_or(Reply::Nil, |answer| std::mem::replace(answer, Reply::Nil)));
     })
 }
 

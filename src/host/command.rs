@@ -31,8 +31,10 @@ pub(super) unsafe extern "C" fn entry<C: Command>(ctx: Ctx, argv: *mut Str, argc
         let argc = usize::try_from(argc).unwrap_or(0);
         // SAFETY: the server passes `argc` strings, which live and stay as they are through the command.
         let argv: &[Str] = unsafe { std::slice::from_raw_parts(argv, argc) };
+        // Extended where it lies: a collected one would be copied.
+        let mut words = SmallVec::<[&[u8]; 16]>::new();
         // SAFETY: as above.
-        let words: SmallVec<[&[u8]; 16]> = argv.iter().map(|string| unsafe { bytes(*string) }).collect();
+        words.extend(argv.iter().map(|string| unsafe { bytes(*string) }));
         run::<C>(ctx, argv, &words);
     });
     if answered.is_none() {
@@ -66,7 +68,7 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     let mut running = Running::new(ctx, argv, writes);
     let mut args = Args::new(words, C::SPEC.name);
     match C::parse(&mut args).and_then(|request| C::run(request, &mut running)) {
-        Ok(reply) => write(ctx, &reply),
+        Ok(reply) => write(ctx, reply),
         Err(error) => write_error(ctx, &error),
     }
     if writes {

@@ -42,7 +42,7 @@ pub(super) unsafe extern "C" fn entry(ctx: Ctx, argv: *mut Str, argc: c_int) -> 
         let words: Vec<&[u8]> =
             unsafe { std::slice::from_raw_parts(argv, argc).iter().map(|string| bytes(*string)).collect() };
         match run(ctx, &mut Args::new(&words, SPEC.name)) {
-            Ok(Some(reply)) => write(ctx, &reply),
+            Ok(Some(reply)) => write(ctx, reply),
             Ok(None) => {}
             Err(error) => write_error(ctx, &error),
         }

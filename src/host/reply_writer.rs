@@ -6,8 +6,9 @@ use super::api::{Ctx, call};
 use crate::error::Error;
 use crate::reply::Reply;
 
-/// Sends the reply. The server itself turns maps and sets into arrays for RESP2 clients.
-pub(super) fn write(ctx: Ctx, reply: &Reply<'_>) {
+/// Sends the reply. The server itself turns maps and sets into arrays for RESP2 clients. Takes the reply over, since what
+/// most replies are made of needs no freeing.
+pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
     // SAFETY: `ctx` is the context of the running command; every pointer comes from a live slice with its length.
     unsafe {
         match reply {
@@ -18,12 +19,12 @@ pub(super) fn write(ctx: Ctx, reply: &Reply<'_>) {
                 call!(RedisModule_ReplyWithNull, ctx);
             }
             Reply::Int(n) => {
-                call!(RedisModule_ReplyWithLongLong, ctx, *n);
+                call!(RedisModule_ReplyWithLongLong, ctx, n);
             }
             Reply::Ints(numbers) => {
                 call!(RedisModule_ReplyWithArray, ctx, length(numbers.len()));
                 for n in numbers {
-                    call!(RedisModule_ReplyWithLongLong, ctx, *n);
+                    call!(RedisModule_ReplyWithLongLong, ctx, n);
                 }
             }
             Reply::Bytes(bytes) => write_bytes(ctx, bytes),
@@ -33,18 +34,18 @@ pub(super) fn write(ctx: Ctx, reply: &Reply<'_>) {
                 write_bytes(ctx, value);
                 call!(RedisModule_ReplyWithNull, ctx);
             }
-            Reply::OwnedBytes(bytes) => write_bytes(ctx, bytes),
-            Reply::Shared(bytes) => write_bytes(ctx, bytes),
-            Reply::Error(error) => write_error(ctx, error),
+            Reply::OwnedBytes(bytes) => write_bytes(ctx, &bytes),
+            Reply::Shared(bytes) => write_bytes(ctx, &bytes),
+            Reply::Error(error) => write_error(ctx, &error),
             Reply::Later => {}
             Reply::Word(word) => write_bytes(ctx, word.as_bytes()),
             Reply::Array(items) => {
                 call!(RedisModule_ReplyWithArray, ctx, length(items.len()));
-                items.iter().for_each(|item| write(ctx, item));
+                items.into_iter().for_each(|item| write(ctx, item));
             }
             Reply::Set(items) => {
                 call!(RedisModule_ReplyWithSet, ctx, length(items.len()));
-                items.iter().for_each(|item| write(ctx, item));
+                items.into_iter().for_each(|item| write(ctx, item));
             }
             Reply::Map(fields) => {
                 call!(RedisModule_ReplyWithMap, ctx, length(fields.len()));
