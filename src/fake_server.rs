@@ -45,10 +45,14 @@ pub struct FakeServer {
     pub replica: bool,
     /// Clients cannot be held.
     pub never_blocks: bool,
+    /// The connection of the commands that follow; `None` is a script.
+    pub connection: Option<u64>,
     /// Who waits, and what each is told when the wait runs out.
     pub waiting: BTreeMap<Waiter, Reply<'static>>,
     /// Answers to those who waited, in order.
     pub answers: Vec<(Waiter, Reply<'static>)>,
+    /// Commands that were run by `execute`.
+    pub executed: Vec<Vec<Vec<u8>>>,
     argv: Vec<Vec<u8>>,
     found: Vec<Vec<u8>>,
 }
@@ -56,7 +60,7 @@ pub struct FakeServer {
 impl FakeServer {
     /// A server at a moment of the year 2025.
     pub fn new() -> FakeServer {
-        FakeServer { now: UnixUs(1_750_000_000_000_000), ..FakeServer::default() }
+        FakeServer { now: UnixUs(1_750_000_000_000_000), connection: Some(1), ..FakeServer::default() }
     }
 
     pub fn advance_ms(&mut self, ms: i64) {
@@ -194,6 +198,19 @@ impl Server for FakeServer {
             self.answers.push((waiter, reply));
         }
         waits
+    }
+
+    fn is_waiting(&self, waiter: Waiter) -> bool {
+        self.waiting.contains_key(&waiter)
+    }
+
+    fn connection(&self) -> Option<u64> {
+        self.connection
+    }
+
+    fn execute(&mut self, _key: Arg<'_>, command: Arg<'_>) -> Result<Reply<'static>, Error> {
+        self.executed.push(self.argv.get(command.position..).unwrap_or_default().to_vec());
+        Ok(Reply::Relayed)
     }
 
     fn db(&self) -> usize {

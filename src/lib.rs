@@ -18,5 +18,6 @@ pub mod native;
 pub mod ratelimit;
 pub mod reply;
 pub mod server;
+pub mod slot;
 pub mod spec;
 pub mod state;

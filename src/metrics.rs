@@ -126,6 +126,16 @@ pub static SECTIONS: &[Section] = &[
                 size(s.lock.limbo_len())
             }),
             gauge("lock_bytes", "Memory of locks, which eviction cannot free.", |s| size(s.lock.bytes())),
+            gauge("lock_waiters", "Clients that wait for a lock.", |s| size(s.lock.queues.len())),
+            gauge("lock_sessions", "Locks that end with a connection.", |s| size(s.lock.sessions.len())),
+            counter("lock_grants", "Locks granted, at once or to a client that waited.", |s| s.lock.counters.grants),
+            counter("lock_waits", "Clients that waited for a lock.", |s| s.lock.counters.waits),
+            counter("lock_waits_refused", "Clients that were refused to wait, since too many did.", |s| {
+                s.lock.counters.waits_refused
+            }),
+            counter("lock_sessions_closed", "Locks released because their connection closed.", |s| {
+                s.lock.counters.sessions_closed
+            }),
             counter("lock_evictions_undone", "Evicted locks whose key was put back.", |s| s.lock.put_backs()),
             counter("lock_deleted", "Locks that ended because their key was deleted or overwritten.", |s| {
                 s.lock.forgotten()

@@ -34,6 +34,8 @@ pub enum Reply<'a> {
     Error(Error),
     /// The client waits, and is answered by another event.
     Later,
+    /// What the command replied that [`Server::execute`](crate::server::Server::execute) ran.
+    Relayed,
 }
 
 impl Reply<'_> {

@@ -62,6 +62,21 @@ pub trait Server {
     /// Answers a client that waits. `false`: it has been answered before, or is gone.
     fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool;
 
+    /// Does this client still wait?
+    fn is_waiting(&self, waiter: Waiter) -> bool;
+
+    /// The connection of the running command. `None` where there is none that could close: in scripts and functions, and
+    /// where a command is replayed.
+    fn connection(&self) -> Option<u64>;
+
+    /// Runs the rest of the running command's arguments, from this one on, as a command of its own: as the calling user, under
+    /// the rules of scripts, and with no key outside the slot of `key`. It replicates itself. The reply may be
+    /// [`Reply::Relayed`], which must be handed on.
+    ///
+    /// # Errors
+    /// `CrossSlot`, `Nested` if this is called within itself. What the command answers is no error here.
+    fn execute(&mut self, key: Arg<'_>, command: Arg<'_>) -> Result<Reply<'static>, Error>;
+
     /// The selected database.
     fn db(&self) -> usize;
 

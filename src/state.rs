@@ -2,6 +2,7 @@
 
 use crate::clock::UnixMs;
 use crate::config::Config;
+use crate::server::Waiter;
 
 /// Module memory. One per server; the main thread owns it.
 #[derive(Debug, Default)]
@@ -88,7 +89,19 @@ impl State {
             self.lock.promoted();
         } else {
             self.cache.demoted();
+            self.lock.demoted();
         }
+    }
+
+    /// A waiter has gone: his wait ran out, or his connection did.
+    pub fn waiter_left(&mut self, waiter: Waiter) {
+        self.cache.waiter_left(waiter);
+        self.lock.waiter_left(waiter);
+    }
+
+    /// How many clients wait, for whatever it is.
+    pub fn waiters(&self) -> usize {
+        self.cache.waiters().saturating_add(self.lock.queues.len())
     }
 
     /// Settings have new values; caps that became smaller take effect.

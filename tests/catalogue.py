@@ -5,6 +5,7 @@ fails them."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +44,12 @@ class Option(NamedTuple):
     word: Word
 
 
+class Command(NamedTuple):
+    """A command of the server's own, which answers for itself."""
+
+    word: Word
+
+
 class Number(NamedTuple):
     """An integer, and integers that are refused in its place."""
 
@@ -58,6 +65,7 @@ VERSION = Number(5, (-1, -(2**63)))
 TAG_1, TAG_2 = Bounded("tag:1", 512), Bounded("tag:2", 512)
 OWNER = Bounded("ann", 1024)
 KEY = Key("new")
+TOKEN_OF_LOCK = 7
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class Example:
     open_ended: bool = False
     # What COMMAND GETKEYS answers when not the Key words.
     writes: bool = True
+    # A write, but not to the keys it names.
+    reads_keys: bool = False
     # Refused when memory is full: yes, no, or for the command's own page to say.
     deny_oom: bool | None = False
 
@@ -158,10 +168,25 @@ EXAMPLES: dict[str, Example] = {
     ),
     "CACHE.RENEW": Example((Key("string"), TOKEN, Option("LEASE"), LOAD_MS)),
     "LOCK.ACQUIRE": Example(
-        (KEY, OWNER, *PX, Option("REENTRANT")),
-        once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("NX",)),
+        (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),
+        once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("SESSION",), ("PERMITS", 1), ("SHARED",), ("NX",)),
         refuses=("plain", "list", "limiter"),
         deny_oom=True,
+    ),
+    "LOCK.MACQUIRE": Example(
+        (Number(2, (0, -1, 6, 2**63 - 1)), KEY, Key("new:2"), OWNER, *PX, Option("SESSION")),
+        once=(("PX", 1), ("EX", 1), ("SESSION",), ("SHARED",), ("REENTRANT",)),
+        refuses=("plain", "list", "limiter"),
+        deny_oom=True,
+    ),
+    "LOCK.MRELEASE": Example(
+        (Number(2, (0, -1, 4, 2**63 - 1)), Key("lock"), Key("none"), OWNER),
+        refuses=("plain", "list", "limiter"),
+    ),
+    "LOCK.EXEC": Example(
+        (Key("lock"), Number(TOKEN_OF_LOCK), Command("ECHO"), Text("word")),
+        refuses=("plain", "list", "limiter"),
+        reads_keys=True,
     ),
     "LOCK.RELEASE": Example(
         (Key("lock"), OWNER), once=(("TOKEN", 1, "TOKEN", 1),), refuses=("plain", "list", "limiter")
@@ -205,7 +230,8 @@ def make_world(raw: RawClient) -> None:
         ("CACHE.SETTAGGED", "string", "value", "EX", 5000, "TAGS", 2, "tag:1", "tag:3"),
         ("SET", "plain", "value", "EX", 5000),
         ("RPUSH", "list", 1, 2, 3),
-        ("LOCK.ACQUIRE", "lock", "ann", "EX", 5000),
+        # As a primary would tell it, so that the token is known.
+        ("KEYWARD.APPLY", "LOCK", "lock", "ann", TOKEN_OF_LOCK, int(time.time() * 1000) + 5_000_000, 1),
         ("RATELIMIT.CHECK", "limiter", 10, "EX", 5000),
     ):
         reply = raw.call(*command)
@@ -224,7 +250,7 @@ def see_world(raw: RawClient) -> dict[str, object]:
 def assert_clear(reply: object, call: Sequence[Word] = ()) -> None:
     assert isinstance(reply, ErrorReply), f"{call} was answered {reply!r}"
     # The server's own texts for what it finds itself are fine too.
-    assert re.fullmatch(r"(ERR|WRONGTYPE|OOM|NOPERM|READONLY|EXECABORT|BUSYKEY) [ -~]+", reply), reply
+    assert re.fullmatch(r"(ERR|WRONGTYPE|OOM|NOPERM|READONLY|EXECABORT|BUSYKEY|FENCED) [ -~]+", reply), reply
     assert "internal error" not in reply
     assert MARKER not in reply
 

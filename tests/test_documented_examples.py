@@ -1,7 +1,7 @@
 """The examples in README.md and docs/ are typed into redis-cli, and must answer what the pages say.
 
 A block fenced as ```redis-cli holds prompts, commands and answers. Numbers of more than three digits stand for any such
-number: tokens and times differ from run to run. The token of a lease stands for the one that the server gives out in its
+number: times differ from run to run. A token, of a lease or a lock, stands for the one that the server gives out in its
 place. The blocks of one page share a server, which is empty at its beginning.
 """
 
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```redis-cli\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LEASE = re.compile(r"[0-9a-f]{16}-\d+")
+TOKEN = re.compile(r"[0-9a-f]{16}-\d+|\b1\d{15}\b")
 PROMPT = "127.0.0.1:6379> "
 
 
@@ -33,18 +33,18 @@ def steps(page):
 
 
 def blurred(answer):
-    return re.sub(r"\d{4,}", "<number>", LEASE.sub("<lease>", answer.strip()))
+    return re.sub(r"\d{4,}", "<number>", TOKEN.sub("<token>", answer.strip()))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if steps(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_answer_what_the_page_says(server, page):
-    leases = {}
+    tokens = {}
     for command, expected in steps(page):
-        command = LEASE.sub(lambda lease: leases.get(lease[0], lease[0]), command)  # noqa: B023, PLW2901
+        command = TOKEN.sub(lambda token: tokens.get(token[0], token[0]), command)  # noqa: B023, PLW2901
         argv = ["redis-cli", "--no-raw", "-p", str(server.port), *shlex.split(command)]
         answer = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False).stdout
         assert blurred(answer) == blurred(expected), f"{page.name}: {command}"
-        leases.update(zip(LEASE.findall(expected), LEASE.findall(answer), strict=True))
+        tokens.update(zip(TOKEN.findall(expected), TOKEN.findall(answer), strict=True))
 
 
 def test_the_readme_has_examples():

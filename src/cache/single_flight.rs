@@ -339,10 +339,9 @@ fn elect<S: Server>(server: &mut S, key: Arg<'_>, stale: Option<&Rc<[u8]>>) {
 pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, wait_ms: i64) -> Option<Reply<'static>> {
     let db = server.db();
     let state = server.state();
-    let leases = &state.cache.leases;
     let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
-    if full(leases.waiters(), state.config.waiters_max)
-        || full(leases.waiters_of(db, key.bytes), state.config.waiters_per_key_max)
+    if full(state.waiters(), state.config.waiters_max)
+        || full(state.cache.leases.waiters_of(db, key.bytes), state.config.waiters_per_key_max)
     {
         state.cache.counters.waits_refused = state.cache.counters.waits_refused.saturating_add(1);
         return None;

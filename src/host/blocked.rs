@@ -16,6 +16,7 @@ use super::api::{Ctx, OK, Str, call};
 use super::main_thread::{flags, host, state};
 use super::reply_writer::{write, write_error};
 use super::shell::guarded;
+use super::timer;
 use crate::error::Error;
 use crate::reply::Reply;
 use crate::server::Waiter;
@@ -105,6 +106,10 @@ pub(super) fn answer(ctx: Ctx, waiter: Waiter, reply: Reply<'static>) -> bool {
     true
 }
 
+pub(super) fn is_waiting(waiter: Waiter) -> bool {
+    host().room.held.contains_key(&waiter)
+}
+
 fn client_unblock(ctx: Ctx, client: c_ulonglong) {
     let client = c_longlong::try_from(client).unwrap_or_default();
     // SAFETY: the context of the running callback, NUL-terminated strings, an integer for "l"; a reply is freed once.
@@ -132,7 +137,7 @@ fn leave(handle: Handle) -> Option<Reply<'static>> {
     let waiter = *host().room.waiters.get(&handle)?;
     let held = host().room.leave(waiter)?;
     give_back(handle, None);
-    state().cache.waiter_left(waiter);
+    state().waiter_left(waiter);
     Some(held.answer)
 }
 
@@ -141,11 +146,15 @@ unsafe extern "C" fn on_timeout(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {
         // SAFETY: the context of a callback for a blocked client.
         let handle = unsafe { call!(RedisModule_GetBlockedClientHandle, ctx) };
         write(ctx, leave(handle).unwrap_or(Reply::Nil));
+        timer::locks_soon(ctx);
     })
 }
 
-unsafe extern "C" fn on_disconnect(_: Ctx, handle: Handle) {
-    guarded("the loss of a waiter", || leave(handle));
+unsafe extern "C" fn on_disconnect(ctx: Ctx, handle: Handle) {
+    guarded("the loss of a waiter", || {
+        leave(handle);
+        timer::locks_soon(ctx);
+    });
 }
 
 unsafe extern "C" fn on_answer(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {

@@ -14,6 +14,7 @@ use super::timer;
 use crate::args::{Args, parse_int};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::reply::Reply;
 use crate::spec::{Access, Flag, Keys};
 
 /// The function that the server calls for the command `C`. The reply comes last: a panic before it is answered by an error
@@ -68,11 +69,13 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     let mut running = Running::new(ctx, argv, writes);
     let mut args = Args::new(words, C::SPEC.name);
     match C::parse(&mut args).and_then(|request| C::run(request, &mut running)) {
+        Ok(Reply::Relayed) => running.relay(),
         Ok(reply) => write(ctx, reply),
         Err(error) => write_error(ctx, &error),
     }
     if writes {
         timer::reclaim_soon(ctx);
+        timer::locks_soon(ctx);
     }
     if writes || C::SPEC.flags.contains(&Flag::Blocking) {
         timer::leases_soon(ctx);

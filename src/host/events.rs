@@ -46,6 +46,7 @@ pub(super) fn subscribe(ctx: Ctx) -> bool {
             && server_event(raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, 1)
             && server_event(raw::REDISMODULE_EVENT_REPLICA_CHANGE, 1)
             && server_event(raw::REDISMODULE_EVENT_FORK_CHILD, 1)
+            && server_event(raw::REDISMODULE_EVENT_CLIENT_CHANGE, 1)
     }
 }
 
@@ -128,6 +129,7 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
             timer::put_back_soon(ctx);
         }
     }
+    timer::locks_soon(ctx);
 }
 
 /// A value has come to this key from outside.
@@ -157,6 +159,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             if let Some(info) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
                 state().flushed(usize::try_from(info.dbnum).ok());
                 timer::leases_soon(ctx);
+                timer::locks_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_SWAPDB => {
@@ -166,6 +169,14 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             {
                 state().swapped(a, b);
                 timer::leases_soon(ctx);
+                timer::locks_soon(ctx);
+            }
+        }
+        raw::REDISMODULE_EVENT_CLIENT_CHANGE if subevent == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED => {
+            // SAFETY: the server passes this structure with this event.
+            if let Some(client) = unsafe { data.cast::<raw::RedisModuleClientInfo>().as_ref() } {
+                state().lock.connection_closed(client.id);
+                timer::locks_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),

@@ -8,6 +8,7 @@ use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::api::{Ctx, Str, call};
+use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::strings::OwnedString;
 use super::{blocked, native_type, replicate};
@@ -35,6 +36,8 @@ pub(super) struct Running<'a> {
     open: Option<OpenKey>,
     /// Strings found so far; emptied by every change, since that may free them.
     found: SmallVec<[(*const u8, usize); 4]>,
+    /// What the command replied that was run within this one.
+    relayed: Option<CallReply>,
 }
 
 /// The key that was opened last. Most commands use one key several times, and opening costs a lookup.
@@ -87,7 +90,14 @@ impl<'a> Running<'a> {
     /// `argv` belongs to the running command; timers pass none.
     pub(super) fn new(ctx: Ctx, argv: &'a [Str], writes: bool) -> Running<'a> {
         let mode = if writes { WRITE } else { READ };
-        Running { ctx, argv, mode, now: Cell::new(None), open: None, found: SmallVec::new() }
+        Running { ctx, argv, mode, now: Cell::new(None), open: None, found: SmallVec::new(), relayed: None }
+    }
+
+    /// Hands on what the command replied that was run within this one.
+    pub(super) fn relay(&mut self) {
+        if let Some(reply) = self.relayed.take() {
+            reply.relay(self.ctx);
+        }
     }
 
     /// Opens a key, or gives the one that is open already. Opened for reading it is null if there is no such key.
@@ -157,6 +167,26 @@ impl Server for Running<'_> {
 
     fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool {
         blocked::answer(self.ctx, waiter, reply)
+    }
+
+    fn is_waiting(&self, waiter: Waiter) -> bool {
+        blocked::is_waiting(waiter)
+    }
+
+    fn connection(&self) -> Option<u64> {
+        // The clients of replication and of files are replayed ones.
+        if self.replayed() || flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_LUA != 0 {
+            return None;
+        }
+        // SAFETY: the context of the running command.
+        Some(unsafe { call!(RedisModule_GetClientId, self.ctx) }).filter(|id| *id != 0)
+    }
+
+    fn execute(&mut self, key: Arg<'_>, command: Arg<'_>) -> Result<Reply<'static>, Error> {
+        self.close();
+        let strings = self.argv.get(command.position..).unwrap_or_default();
+        self.relayed = Some(execute::run(self.ctx, key.bytes, strings)?);
+        Ok(Reply::Relayed)
     }
 
     fn db(&self) -> usize {

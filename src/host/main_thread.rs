@@ -61,6 +61,8 @@ pub(super) struct HostState {
     pub put_back_timer: bool,
     /// The moment of the earliest timer that looks for leases that have run out.
     pub lease_timer: Option<UnixMs>,
+    /// The moment of the earliest timer that looks at the queues of locks.
+    pub lock_timer: Option<UnixMs>,
     pub put_back_pace: PutBackPace,
     /// A value of one of our types was loaded, copied or renamed, and its key event is still to come.
     pub native_arrival: bool,
@@ -70,6 +72,8 @@ pub(super) struct HostState {
     pub move_from: Option<usize>,
     /// Clients that wait.
     pub room: super::blocked::Room,
+    /// A command runs within LOCK.EXEC.
+    pub executing: bool,
     /// Words of replicated effects.
     pub words: Words,
     /// The last moment given out.

@@ -10,6 +10,7 @@ mod config;
 #[cfg(debug_assertions)]
 mod debug;
 mod events;
+mod execute;
 mod info;
 mod keyspace;
 mod log;

@@ -37,7 +37,8 @@ pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
             Reply::OwnedBytes(bytes) => write_bytes(ctx, &bytes),
             Reply::Shared(bytes) => write_bytes(ctx, &bytes),
             Reply::Error(error) => write_error(ctx, &error),
-            Reply::Later => {}
+            // What is relayed the shell hands on itself.
+            Reply::Later | Reply::Relayed => {}
             Reply::Word(word) => write_bytes(ctx, word.as_bytes()),
             Reply::Array(items) => {
                 call!(RedisModule_ReplyWithArray, ctx, length(items.len()));

@@ -91,6 +91,35 @@ unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
     });
 }
 
+/// A queue of a lock may have to be looked at, now or when a lease ends, or a connection has closed that held locks.
+pub(super) fn locks_soon(ctx: Ctx) {
+    let Some(at) = state().lock.next_deadline() else { return };
+    if host().lock_timer.is_none_or(|timer| at < timer) {
+        host().lock_timer = Some(at);
+        start(ctx, at.since(now().to_ms()).max(0), on_lock);
+    }
+}
+
+unsafe extern "C" fn on_lock(ctx: Ctx, _: *mut c_void) {
+    guarded("the locks that somebody waits for", || {
+        let moment = now().to_ms();
+        if host().lock_timer.is_none_or(|timer| timer > moment) {
+            // An earlier one has done the work of this one.
+            return;
+        }
+        host().lock_timer = None;
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            host().lock_timer = Some(moment.plus(PAUSED_MS));
+            return start(ctx, PAUSED_MS, on_lock);
+        }
+        in_slices(|| crate::lock::due(&mut Running::new(ctx, &[], true)));
+        locks_soon(ctx);
+    });
+}
+
 /// A lock was evicted. One millisecond later, not at once: within the eviction the replica would receive the new key
 /// before the DEL of the old one, and a server full of nothing but locks would evict them for ever.
 pub(super) fn put_back_soon(ctx: Ctx) {
@@ -154,6 +183,7 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
         }
         resume(ctx);
         leases_soon(ctx);
+        locks_soon(ctx);
         events::watch_writes(ctx);
     });
     start(ctx, SWEEP_MS, on_sweep);

@@ -1,9 +1,9 @@
-//! Locks and their keys: looking one up, storing one, removing one, and bringing back what was evicted.
+//! Locks and their keys: looking one up, storing one, changing who holds it, removing it, and bringing back what was evicted.
 
 use crate::args::Arg;
 use crate::error::Error;
 use crate::lock::effects;
-use crate::lock::record::{Record, Standing};
+use crate::lock::record::{Holder, Mode, Record, Released, Standing};
 use crate::lock::value::Lock;
 use crate::server::Server;
 
@@ -16,69 +16,137 @@ pub fn look<S: Server, T>(server: &mut S, key: Arg<'_>, look: impl FnOnce(&Recor
     Ok(server.state().lock.in_limbo(db, key.bytes).map(look))
 }
 
-/// Lets `act` look at the lock of this name and change it; what was evicted comes back first. `None`: there is no such key.
-/// A change must be followed by [`Server::changed`].
-pub fn open<S: Server, T>(server: &mut S, key: Arg<'_>, act: impl FnOnce(&mut Lock) -> T) -> Result<Option<T>, Error> {
+/// Lets `act` look at the lock of this name and change it; what was evicted comes back first, and who held it longer than
+/// his lease goes, if others hold it still. `None`: there is no such key. A change must be followed by [`announce`].
+pub fn open<S: Server, T>(
+    server: &mut S,
+    key: Arg<'_>,
+    act: impl FnOnce(&mut Record) -> T,
+) -> Result<Option<T>, Error> {
     recall(server, key);
-    Ok(server.native::<Lock>(key)?.map(act))
+    let now = server.now().to_ms();
+    let Some(record) = server.native::<Lock>(key)?.and_then(Lock::record_mut) else { return Ok(None) };
+    if record.holders().len() == 1 {
+        return Ok(Some(act(record)));
+    }
+    let before = record.heap_bytes();
+    let over = record.expire(now);
+    let after = record.heap_bytes();
+    let acted = act(record);
+    if !over.is_empty() {
+        let db = server.db();
+        server.state().lock.holders_left(db, key.bytes, &over, (before, after));
+        let tokens: Vec<i64> = over.iter().map(|holder| holder.standing.token).collect();
+        effects::propagate_leave(server, key, &tokens);
+    }
+    Ok(Some(acted))
 }
 
 /// Makes this the lock of the key, which holds a lock or nothing. In place if it can be: replacing a value is dear.
 pub fn store<S: Server>(server: &mut S, key: Arg<'_>, record: Record) -> Result<(), Error> {
     recall(server, key);
-    let (db, owner_len) = (server.db(), record.owner().len());
-    let deadline = Some(record.standing().deadline);
-    match server.native::<Lock>(key)? {
-        None => server.put_native(key, Lock::Held(record), deadline),
-        Some(lock) => {
-            if let Some(old) = lock.replace(record) {
-                server.state().lock.left(db, old.owner().len());
-            }
-            server.set_expiry(key, deadline);
-            server.changed(key);
+    let (db, deadline) = (server.db(), Some(record.deadline()));
+    let is_there = server.native::<Lock>(key)?.is_some();
+    server.state().lock.arrived(db, key.bytes, &record);
+    if !is_there {
+        server.put_native(key, Lock::Held(record), deadline);
+    } else if let Some(lock) = server.native::<Lock>(key)? {
+        if let Some(old) = lock.replace(record) {
+            server.state().lock.left(db, key.bytes, &old);
         }
+        server.set_expiry(key, deadline);
+        server.changed(key);
     }
-    server.state().lock.arrived(db, owner_len);
     Ok(())
 }
 
-/// The holder's lock has changed in place: `longer` if its lease did.
-pub fn announce<S: Server>(server: &mut S, key: Arg<'_>, owner: Arg<'_>, standing: Standing, longer: bool) {
-    if longer {
-        server.set_expiry(key, Some(standing.deadline));
-    }
+/// Adds a holder to a lock of this mode, or changes what he holds. If there is no such lock, it becomes the key's lock.
+pub fn join<S: Server>(server: &mut S, key: Arg<'_>, mode: Mode, holder: Holder) -> Result<(), Error> {
+    recall(server, key);
+    let (token, session) = (holder.standing.token, holder.session);
+    let lock = server.native::<Lock>(key)?.and_then(Lock::record_mut).filter(|record| record.mode() == mode);
+    let Some(record) = lock else {
+        let record = Record::new(mode, holder).ok_or(Error::BadEffect)?;
+        return store(server, key, record);
+    };
+    let before = record.heap_bytes();
+    let old = record.put(holder)?;
+    let (after, deadline) = (record.heap_bytes(), record.deadline());
+    let db = server.db();
+    let state = &mut server.state().lock;
+    state.holders_left(db, key.bytes, old.as_slice(), (before, after));
+    state.sessions.arrived(db, key.bytes, session, token);
+    server.set_expiry(key, Some(deadline));
     server.changed(key);
-    effects::propagate_lock(server, key, owner, standing);
+    Ok(())
 }
 
-/// Removes the lock and its key, if `gone` says so (and has its say in the answer). `None`: there is no lock.
-pub fn remove_if<S: Server, T>(
+/// A hold was changed in place: with this standing.
+pub fn announce<S: Server>(server: &mut S, key: Arg<'_>, owner: Arg<'_>, standing: Standing) -> Result<(), Error> {
+    let Some((mode, deadline)) = look(server, key, |record| (record.mode(), record.deadline()))? else { return Ok(()) };
+    server.set_expiry(key, Some(deadline));
+    server.changed(key);
+    effects::propagate_hold(server, key, owner, mode, standing);
+    Ok(())
+}
+
+/// Binds the hold of this token to a connection.
+pub fn bind<S: Server>(server: &mut S, key: Arg<'_>, token: i64, session: u64) -> Result<(), Error> {
+    let Some(record) = server.native::<Lock>(key)?.and_then(Lock::record_mut) else { return Ok(()) };
+    let before = record.bind(token, session);
+    let db = server.db();
+    let sessions = &mut server.state().lock.sessions;
+    sessions.left(db, key.bytes, before, token);
+    sessions.arrived(db, key.bytes, Some(session), token);
+    Ok(())
+}
+
+/// Lets `release` take a holder out, and removes the lock and its key when he was the last.
+pub fn release<S: Server>(
     server: &mut S,
     key: Arg<'_>,
-    gone: impl FnOnce(&mut Record) -> (T, bool),
-) -> Result<Option<T>, Error> {
+    release: impl FnOnce(&mut Record) -> (Released, Option<Holder>),
+) -> Result<Released, Error> {
     recall(server, key);
-    let Some(lock) = server.native::<Lock>(key)? else { return Ok(None) };
-    let Some((answer, gone)) = lock.record_mut().map(gone) else { return Ok(None) };
-    if gone {
-        // Out of the value first: what is unlinked with a record in it was deleted by somebody else.
-        let record = lock.take();
-        let (db, owner_len) = (server.db(), record.map_or(0, |record| record.owner().len()));
-        server.state().lock.left(db, owner_len);
-        server.delete(key);
+    let Some(lock) = server.native::<Lock>(key)? else { return Ok(Released::NotHolder) };
+    let Some(record) = lock.record_mut() else { return Ok(Released::NotHolder) };
+    let before = record.heap_bytes();
+    let (released, gone) = release(record);
+    match released {
+        Released::NotHolder => {}
+        Released::OneLess => server.changed(key),
+        Released::OneLeft => {
+            let (after, deadline) = (record.heap_bytes(), record.deadline());
+            let db = server.db();
+            server.state().lock.holders_left(db, key.bytes, gone.as_slice(), (before, after));
+            server.set_expiry(key, Some(deadline));
+            server.changed(key);
+        }
+        Released::Last => {
+            // Out of the value first: what is unlinked with a record in it was deleted by somebody else.
+            let record = lock.take();
+            drop_taken(server, key, record);
+        }
     }
-    Ok(Some(answer))
+    Ok(released)
 }
 
-/// Removes the lock that this token was granted for, with its key or without. Anything else of that name is left alone.
+fn drop_taken<S: Server>(server: &mut S, key: Arg<'_>, record: Option<Record>) {
+    let db = server.db();
+    if let Some(record) = record {
+        server.state().lock.left(db, key.bytes, &record);
+    }
+    server.delete(key);
+}
+
+/// Removes the lock whose last token this is, with its key or without. Anything else of that name is left alone.
 pub fn forget<S: Server>(server: &mut S, key: Arg<'_>, token: i64) {
     let db = server.db();
     server.state().lock.drop_keyless(db, key.bytes, token);
     let Ok(Some(lock)) = server.native::<Lock>(key) else { return };
-    if lock.record().is_some_and(|record| record.standing().token == token) {
-        let owner_len = lock.take().map_or(0, |record| record.owner().len());
-        server.state().lock.left(db, owner_len);
-        server.delete(key);
+    if lock.record().is_some_and(|record| record.token() == token) {
+        let record = lock.take();
+        drop_taken(server, key, record);
     }
 }
 
@@ -106,11 +174,11 @@ pub fn recall<S: Server>(server: &mut S, key: Arg<'_>) {
     }
     let db = server.db();
     let Some(record) = server.state().lock.take_from_limbo(db, key.bytes) else { return };
-    let Standing { token, deadline, .. } = record.standing();
+    let (token, deadline) = (record.token(), record.deadline());
     let now = (!server.replayed()).then(|| server.now().to_ms());
     let taken = server.exists(key.bytes);
     if !taken && record.held(now) {
-        server.state().lock.arrived(db, record.owner().len());
+        server.state().lock.arrived(db, key.bytes, &record);
         server.put_native(key, Lock::Held(record), Some(deadline));
         if now.is_some() {
             server.state().lock.count_put_back();

@@ -44,6 +44,10 @@ impl<'a> LeaseOption<'a> {
 }
 
 impl Lease {
+    pub fn ms(self) -> i64 {
+        self.ms
+    }
+
     /// When a lease that begins `now` ends.
     pub fn deadline(self, now: UnixMs, command: &'static str) -> Result<UnixMs, Error> {
         now.0.checked_add(self.ms).map(UnixMs).ok_or(Error::InvalidExpire(command))

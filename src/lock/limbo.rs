@@ -5,7 +5,7 @@ use hashbrown::{Equivalent, HashMap};
 use crate::lock::record::Record;
 
 /// A key by database and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     pub db: usize,
     pub key: Box<[u8]>,
@@ -13,9 +13,9 @@ pub struct Name {
 
 /// The same, borrowed. Derives the same hash, since a boxed slice hashes as a slice.
 #[derive(Hash)]
-struct NameRef<'a> {
-    db: usize,
-    key: &'a [u8],
+pub struct NameRef<'a> {
+    pub db: usize,
+    pub key: &'a [u8],
 }
 
 impl Equivalent<Name> for NameRef<'_> {
@@ -36,6 +36,11 @@ impl Name {
             db => db,
         };
     }
+
+    pub fn swapped(mut self, a: usize, b: usize) -> Name {
+        self.swap(a, b);
+        self
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +52,7 @@ pub struct Limbo {
 /// Bytes of an entry, without the free slots of the table.
 fn entry_bytes(name: &Name, record: &Record) -> usize {
     let fixed = size_of::<Name>().saturating_add(size_of::<Record>());
-    fixed.saturating_add(name.key.len()).saturating_add(record.owner().len())
+    fixed.saturating_add(name.key.len()).saturating_add(record.heap_bytes())
 }
 
 impl Limbo {
@@ -101,10 +106,7 @@ impl Limbo {
     }
 
     pub fn swap(&mut self, a: usize, b: usize) {
-        let swapped = |(mut name, record): (Name, Record)| {
-            name.swap(a, b);
-            (name, record)
-        };
-        self.records = std::mem::take(&mut self.records).into_iter().map(swapped).collect();
+        let records = std::mem::take(&mut self.records).into_iter();
+        self.records = records.map(|(name, record)| (name.swapped(a, b), record)).collect();
     }
 }

@@ -1,6 +1,7 @@
 //! Who holds a lock, and what that means for whoever else wants something of it. No server, no clock: the moment is passed in.
 
 use serde::{Deserialize, Serialize};
+use smallvec::{SmallVec, smallvec};
 
 use crate::args::Arg;
 use crate::clock::UnixMs;
@@ -10,45 +11,88 @@ use crate::lock::fencing::is_token;
 /// The longest owner name in bytes.
 const MAX_OWNER: usize = 1024;
 
+/// Most permits of a semaphore, and most keys of one MACQUIRE.
+pub const MAX_PERMITS: u32 = 1_000_000;
+
 /// Checks an owner's name: 1 to 1024 bytes.
 pub fn owner(arg: Arg<'_>) -> Result<Arg<'_>, Error> {
     if (1..=MAX_OWNER).contains(&arg.bytes.len()) { Ok(arg) } else { Err(Error::OwnerLength) }
 }
 
-/// One granted lock. It is held until its deadline and not a moment longer, whatever the key's own expiry says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    owner: Box<[u8]>,
-    standing: Standing,
+/// How a lock is shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// One holder.
+    Exclusive,
+    /// Readers: any number.
+    Shared,
+    /// A semaphore: so many holders at most.
+    Permits(u32),
 }
 
-/// What of a record changes while its owner keeps it, and what is replicated of it.
+/// One who holds the lock: until his deadline and not a moment longer, whatever the key's own expiry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    owner: Box<[u8]>,
+    pub standing: Standing,
+    /// The connection with which it ends. Neither saved nor replicated: a restart ends all connections.
+    pub session: Option<u64>,
+}
+
+/// What of a holder changes while he keeps the lock, and what is replicated of him.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub token: i64,
     /// How many RELEASEs it takes; at least 1.
     pub holds: i64,
     pub deadline: UnixMs,
+    /// How many keys were granted together with this one, itself included.
+    pub keys: u32,
 }
 
-/// What became of an attempt to acquire.
+/// A lock that somebody holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    mode: Mode,
+    /// In the order of their grants. Never empty; no two have the same owner.
+    holders: SmallVec<[Holder; 1]>,
+}
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub owner: &'a [u8],
+    pub mode: Mode,
+    pub deadline: UnixMs,
+    pub reentrant: bool,
+}
+
+/// What becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// Nobody holds it any more.
+    /// Nobody holds it any more: to be granted.
     Free,
-    /// Somebody else holds it.
+    /// Others hold it in the same mode, and there is room: to be granted beside them.
+    Join,
+    /// The only reader becomes the writer: to be granted anew.
+    Upgrade,
     Busy,
     /// The caller holds it already, and nothing changed.
-    Same { token: i64 },
+    Same {
+        token: i64,
+    },
     /// The caller holds it already, now longer or once more.
-    Changed { standing: Standing, longer: bool },
+    Changed(Standing),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
     NotHolder,
-    /// Other holds are left.
+    /// Other holds of the same owner are left.
     OneLess,
+    /// Other holders are left.
+    OneLeft,
+    /// Nobody holds it any more: the record is to be dropped.
     Last,
 }
 
@@ -60,105 +104,271 @@ pub enum Extension {
     Longer(Standing),
 }
 
-/// The record in a dump.
+/// A holder in a dump.
 #[derive(Serialize, Deserialize)]
-struct Stored<'a> {
+struct StoredHolder<'a> {
     owner: &'a [u8],
     token: i64,
     holds: i64,
     deadline: i64,
+    keys: u32,
 }
 
-impl Record {
+impl Mode {
+    fn is_sound(self) -> bool {
+        !matches!(self, Mode::Permits(n) if !(1..=MAX_PERMITS).contains(&n))
+    }
+
+    /// How many may hold it at once.
+    fn room(self) -> usize {
+        match self {
+            Mode::Exclusive => 1,
+            Mode::Shared => usize::MAX,
+            Mode::Permits(n) => usize::try_from(n).unwrap_or(usize::MAX),
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Exclusive => "exclusive",
+            Mode::Shared => "shared",
+            Mode::Permits(_) => "permits",
+        }
+    }
+}
+
+impl Holder {
     /// `None` if a part is out of its range: the parts may come from anybody.
-    pub fn new(owner: &[u8], standing: Standing) -> Option<Record> {
-        let Standing { token, holds, deadline } = standing;
-        let sound = (1..=MAX_OWNER).contains(&owner.len()) && is_token(token) && holds >= 1 && deadline.0 >= 1;
-        sound.then(|| Record { owner: owner.into(), standing })
+    pub fn new(owner: &[u8], standing: Standing) -> Option<Holder> {
+        let Standing { token, holds, deadline, keys } = standing;
+        let sound = (1..=MAX_OWNER).contains(&owner.len())
+            && is_token(token)
+            && holds >= 1
+            && deadline.0 >= 1
+            && (1..=MAX_PERMITS).contains(&keys);
+        sound.then(|| Holder { owner: owner.into(), standing, session: None })
     }
 
     pub fn owner(&self) -> &[u8] {
         &self.owner
     }
 
-    pub fn standing(&self) -> Standing {
-        self.standing
-    }
-
-    /// Is the lease still running? Without a moment it is: where an effect is applied the clock has no say.
     pub fn held(&self, now: Option<UnixMs>) -> bool {
         now.is_none_or(|now| now < self.standing.deadline)
     }
+}
 
-    /// Is this the lock that `token` was granted for, and still held?
+impl Record {
+    pub fn new(mode: Mode, holder: Holder) -> Option<Record> {
+        mode.is_sound().then(|| Record { mode, holders: smallvec![holder] })
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn holders(&self) -> &[Holder] {
+        &self.holders
+    }
+
+    /// The last token that was granted for it: tells this lock from a later one of the same name.
+    pub fn token(&self) -> i64 {
+        self.holders.iter().map(|holder| holder.standing.token).max().unwrap_or_default()
+    }
+
+    /// When the last of its leases ends.
+    pub fn deadline(&self) -> UnixMs {
+        self.holders.iter().map(|holder| holder.standing.deadline).max().unwrap_or_default()
+    }
+
+    /// When the next of its leases ends.
+    pub fn next_deadline(&self) -> UnixMs {
+        self.holders.iter().map(|holder| holder.standing.deadline).min().unwrap_or_default()
+    }
+
+    /// Is a lease still running? Without a moment one is: where an effect is applied the clock has no say.
+    pub fn held(&self, now: Option<UnixMs>) -> bool {
+        self.holders.iter().any(|holder| holder.held(now))
+    }
+
+    /// Was `token` granted for this lock, and is that lease still running?
     pub fn valid(&self, token: i64, now: UnixMs) -> bool {
-        self.standing.token == token && self.held(Some(now))
+        self.holders.iter().any(|holder| holder.standing.token == token && holder.held(Some(now)))
     }
 
-    /// `owner` wants the lock until `deadline`. The holder's lease never gets shorter. `reentrant`: the holder takes one
-    /// more hold.
-    pub fn acquire(&mut self, owner: &[u8], now: UnixMs, deadline: UnixMs, reentrant: bool) -> Attempt {
+    /// Takes those out whose lease is over, if others hold it still.
+    pub fn expire(&mut self, now: UnixMs) -> SmallVec<[Holder; 1]> {
+        let over = self.holders.iter().filter(|holder| !holder.held(Some(now))).count();
+        if over == 0 || over == self.holders.len() {
+            return SmallVec::new();
+        }
+        let (left, over) = std::mem::take(&mut self.holders).into_iter().partition(|holder| holder.held(Some(now)));
+        self.holders = left;
+        over
+    }
+
+    /// What becomes of this wish. `waited`: others wait for the lock, and came first. Who holds it already never gets a shorter
+    /// lease. To be called after [`expire`](Record::expire).
+    ///
+    /// # Errors
+    /// `UpgradeDeadlock` if he would wait for himself, `PermitsMismatch` if the semaphore is of another size.
+    pub fn acquire(&mut self, wanted: &Wanted<'_>, now: UnixMs, waited: bool) -> Result<Attempt, Error> {
         if !self.held(Some(now)) {
-            return Attempt::Free;
+            return Ok(if waited { Attempt::Busy } else { Attempt::Free });
         }
-        if *self.owner != *owner {
-            return Attempt::Busy;
+        let (mode, alone) = (self.mode, self.holders.len() == 1);
+        let Some(holder) = self.holders.iter_mut().find(|holder| *holder.owner == *wanted.owner) else {
+            return self.join(wanted.mode, waited);
+        };
+        match (mode, wanted.mode) {
+            // Whoever has it for himself has what he asks for.
+            (Mode::Exclusive, _) | (Mode::Shared, Mode::Shared) => {}
+            (Mode::Permits(n), Mode::Permits(other)) if n == other => {}
+            (Mode::Permits(n), Mode::Permits(_)) => return Err(Error::PermitsMismatch(n)),
+            (Mode::Shared, Mode::Exclusive) if alone && !waited => return Ok(Attempt::Upgrade),
+            _ => return Err(Error::UpgradeDeadlock),
         }
-        let standing = &mut self.standing;
-        let longer = standing.deadline < deadline;
-        if !longer && !reentrant {
-            return Attempt::Same { token: standing.token };
+        let standing = &mut holder.standing;
+        if standing.deadline >= wanted.deadline && !wanted.reentrant {
+            return Ok(Attempt::Same { token: standing.token });
         }
-        standing.deadline = standing.deadline.max(deadline);
-        if reentrant {
-            standing.holds = standing.holds.saturating_add(1);
-        }
-        Attempt::Changed { standing: *standing, longer }
+        standing.deadline = standing.deadline.max(wanted.deadline);
+        standing.holds = standing.holds.saturating_add(i64::from(wanted.reentrant));
+        Ok(Attempt::Changed(*standing))
     }
 
-    /// Gives one hold up. After [`Released::Last`] the record is to be dropped.
-    pub fn release(&mut self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> Released {
-        if !self.is_holder(owner, token, now) {
-            return Released::NotHolder;
+    /// Is there room for somebody else?
+    fn join(&self, mode: Mode, waited: bool) -> Result<Attempt, Error> {
+        if let (Mode::Permits(n), Mode::Permits(other)) = (self.mode, mode)
+            && n != other
+        {
+            return Err(Error::PermitsMismatch(n));
         }
-        if self.standing.holds <= 1 {
-            return Released::Last;
+        let room = self.mode == mode && self.holders.len() < mode.room();
+        Ok(if room && !waited { Attempt::Join } else { Attempt::Busy })
+    }
+
+    /// Adds a holder, or changes the one of this owner; who was there instead.
+    ///
+    /// # Errors
+    /// `BadEffect` if there is no room, or his token is another one's: nobody who was granted the lock meets that.
+    pub fn put(&mut self, holder: Holder) -> Result<Option<Holder>, Error> {
+        let token = holder.standing.token;
+        if self.holders.iter().any(|other| other.standing.token == token && other.owner != holder.owner) {
+            return Err(Error::BadEffect);
         }
-        self.standing.holds = self.standing.holds.saturating_sub(1);
-        Released::OneLess
+        if let Some(other) = self.holders.iter_mut().find(|other| other.owner == holder.owner) {
+            return Ok(Some(std::mem::replace(other, holder)));
+        }
+        if self.holders.len() >= self.mode.room() {
+            return Err(Error::BadEffect);
+        }
+        self.holders.push(holder);
+        Ok(None)
+    }
+
+    /// Binds the hold of this token to a connection; the one it was bound to before.
+    pub fn bind(&mut self, token: i64, session: u64) -> Option<u64> {
+        let holder = self.holders.iter_mut().find(|holder| holder.standing.token == token)?;
+        holder.session.replace(session)
+    }
+
+    /// Does a hold of it end with this connection?
+    pub fn ends_with(&self, session: u64) -> bool {
+        self.holders.iter().any(|holder| holder.session == Some(session))
+    }
+
+    /// Gives one hold up. After [`Released::OneLeft`] the holder has been taken out, after [`Released::Last`] he is still there.
+    pub fn release(&mut self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> (Released, Option<Holder>) {
+        let Some(holder) = self.find(owner, token, now) else { return (Released::NotHolder, None) };
+        if holder.standing.holds > 1 {
+            holder.standing.holds = holder.standing.holds.saturating_sub(1);
+            return (Released::OneLess, None);
+        }
+        let token = holder.standing.token;
+        self.remove(token)
+    }
+
+    /// Takes the holder of this token out, with all his holds.
+    pub fn remove(&mut self, token: i64) -> (Released, Option<Holder>) {
+        match self.holders.iter().position(|holder| holder.standing.token == token) {
+            None => (Released::NotHolder, None),
+            Some(_) if self.holders.len() == 1 => (Released::Last, None),
+            Some(at) => (Released::OneLeft, Some(self.holders.remove(at))),
+        }
     }
 
     /// Lengthens the lease to `deadline`, never shortens it.
     pub fn extend(&mut self, owner: &[u8], token: Option<i64>, now: UnixMs, deadline: UnixMs) -> Extension {
-        if !self.is_holder(owner, token, Some(now)) {
-            return Extension::NotHolder;
-        }
-        if deadline <= self.standing.deadline {
+        let Some(holder) = self.find(owner, token, Some(now)) else { return Extension::NotHolder };
+        if deadline <= holder.standing.deadline {
             return Extension::Same;
         }
-        self.standing.deadline = deadline;
-        Extension::Longer(self.standing)
+        holder.standing.deadline = deadline;
+        Extension::Longer(holder.standing)
     }
 
-    fn is_holder(&self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> bool {
-        self.held(now) && *self.owner == *owner && token.is_none_or(|token| token == self.standing.token)
+    /// The owner's hold, if its lease is running.
+    pub fn holder(&self, owner: &[u8], now: UnixMs) -> Option<&Holder> {
+        self.holders.iter().find(|holder| *holder.owner == *owner && holder.held(Some(now)))
+    }
+
+    fn find(&mut self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> Option<&mut Holder> {
+        let is_meant =
+            |holder: &&mut Holder| *holder.owner == *owner && token.is_none_or(|token| token == holder.standing.token);
+        self.holders.iter_mut().find(is_meant).filter(|holder| holder.held(now))
+    }
+
+    /// A copy under another name: whose connection ends has nothing to do with it.
+    pub fn copied(&self) -> Record {
+        let mut copy = self.clone();
+        copy.holders.iter_mut().for_each(|holder| holder.session = None);
+        copy
+    }
+
+    /// Bytes of the owners' names, and of the holders that do not fit into the record.
+    pub fn heap_bytes(&self) -> usize {
+        let names: usize = self.holders.iter().map(|holder| holder.owner.len()).sum();
+        let spilled = if self.holders.spilled() { self.holders.len() } else { 0 };
+        names.saturating_add(spilled.saturating_mul(size_of::<Holder>()))
     }
 
     /// Appends the record as postcard writes it.
     pub fn encode(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let Standing { token, holds, deadline } = self.standing;
-        let stored = Stored { owner: &self.owner, token, holds, deadline: deadline.0 };
+        let stored: Vec<StoredHolder<'_>> = self.holders.iter().map(StoredHolder::of).collect();
         // Writing to a vector cannot fail; were it to, the dump would be empty, which decode refuses.
-        postcard::to_extend(&stored, bytes).unwrap_or_default()
+        postcard::to_extend(&(self.mode, stored), bytes).unwrap_or_default()
     }
 
-    /// Takes what `encode` can have written and nothing else. Allocates no more than the dump's own length.
+    /// Takes what `encode` can have written and nothing else. Allocates in proportion to the dump's own length.
     pub fn decode(bytes: &[u8]) -> Option<Record> {
-        let (stored, rest) = postcard::take_from_bytes::<Stored<'_>>(bytes).ok()?;
-        let Stored { owner, token, holds, deadline } = stored;
-        let record = Record::new(owner, Standing { token, holds, deadline: UnixMs(deadline) })?;
+        let ((mode, stored), rest) = postcard::take_from_bytes::<(Mode, Vec<StoredHolder<'_>>)>(bytes).ok()?;
+        let holders = stored.iter().map(StoredHolder::holder).collect::<Option<SmallVec<[Holder; 1]>>>()?;
+        let record = Record { mode, holders };
         // Postcard accepts some numbers in a longer form than it writes.
-        (rest.is_empty() && record.encode(Vec::new()) == bytes).then_some(record)
+        (mode.is_sound() && record.is_sound() && rest.is_empty() && record.encode(Vec::new()) == bytes)
+            .then_some(record)
+    }
+
+    fn is_sound(&self) -> bool {
+        let mut owners: Vec<&[u8]> = self.holders.iter().map(Holder::owner).collect();
+        owners.sort_unstable();
+        let mut tokens: Vec<i64> = self.holders.iter().map(|holder| holder.standing.token).collect();
+        tokens.sort_unstable();
+        let distinct = owners.is_sorted_by(|a, b| a < b) && tokens.is_sorted_by(|a, b| a < b);
+        (1..=self.mode.room()).contains(&self.holders.len()) && distinct
+    }
+}
+
+impl StoredHolder<'_> {
+    fn of(holder: &Holder) -> StoredHolder<'_> {
+        let Standing { token, holds, deadline, keys } = holder.standing;
+        StoredHolder { owner: &holder.owner, token, holds, deadline: deadline.0, keys }
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        let &StoredHolder { owner, token, holds, deadline, keys } = self;
+        Holder::new(owner, Standing { token, holds, deadline: UnixMs(deadline), keys })
     }
 }
 
@@ -166,42 +376,128 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn record() -> Record {
-        Record::new(b"ann", Standing { token: 7, holds: 1, deadline: UnixMs(100) }).unwrap()
+    const GOOD: Standing = Standing { token: 7, holds: 1, deadline: UnixMs(100), keys: 1 };
+
+    fn holder(owner: &str, token: i64) -> Holder {
+        Holder::new(owner.as_bytes(), Standing { token, ..GOOD }).unwrap()
+    }
+
+    fn record(mode: Mode) -> Record {
+        Record::new(mode, holder("ann", 7)).unwrap()
+    }
+
+    fn wants(owner: &str, mode: Mode) -> Wanted<'_> {
+        Wanted { owner: owner.as_bytes(), mode, deadline: UnixMs(100), reentrant: false }
+    }
+
+    fn asked(record: &mut Record, owner: &str, mode: Mode, waited: bool) -> Result<Attempt, Error> {
+        record.acquire(&wants(owner, mode), UnixMs(50), waited)
     }
 
     #[test]
     fn a_lock_is_held_up_to_its_deadline_and_not_at_it() {
-        assert!(record().held(Some(UnixMs(99))));
-        assert!(!record().held(Some(UnixMs(100))));
-        assert!(record().held(None));
+        let record = record(Mode::Exclusive);
+        assert!(record.held(Some(UnixMs(99))));
+        assert!(!record.held(Some(UnixMs(100))));
+        assert!(record.held(None));
     }
 
     #[test]
-    fn out_of_range_parts_make_no_record() {
-        let good = record().standing();
+    fn readers_hold_together_but_not_past_one_who_waits() {
+        let mut readers = record(Mode::Shared);
+        assert_eq!(asked(&mut readers, "bob", Mode::Shared, false), Ok(Attempt::Join));
+        assert_eq!(asked(&mut readers, "bob", Mode::Shared, true), Ok(Attempt::Busy));
+        assert_eq!(asked(&mut readers, "bob", Mode::Exclusive, false), Ok(Attempt::Busy));
+        assert_eq!(asked(&mut readers, "ann", Mode::Shared, true), Ok(Attempt::Same { token: 7 }));
+    }
+
+    #[test]
+    fn only_the_only_reader_is_upgraded() {
+        let mut readers = record(Mode::Shared);
+        assert_eq!(asked(&mut readers, "ann", Mode::Exclusive, false), Ok(Attempt::Upgrade));
+        assert_eq!(asked(&mut readers, "ann", Mode::Exclusive, true), Err(Error::UpgradeDeadlock));
+        assert_eq!(asked(&mut readers, "ann", Mode::Permits(2), false), Err(Error::UpgradeDeadlock));
+        readers.put(holder("bob", 8)).unwrap();
+        assert_eq!(asked(&mut readers, "ann", Mode::Exclusive, false), Err(Error::UpgradeDeadlock));
+        let mut writer = record(Mode::Exclusive);
+        assert_eq!(asked(&mut writer, "ann", Mode::Shared, true), Ok(Attempt::Same { token: 7 }));
+    }
+
+    #[test]
+    fn a_semaphore_has_its_permits_and_no_other_number() {
+        let mut semaphore = record(Mode::Permits(2));
+        assert_eq!(asked(&mut semaphore, "bob", Mode::Permits(3), false), Err(Error::PermitsMismatch(2)));
+        assert_eq!(asked(&mut semaphore, "ann", Mode::Permits(3), false), Err(Error::PermitsMismatch(2)));
+        assert_eq!(asked(&mut semaphore, "bob", Mode::Permits(2), false), Ok(Attempt::Join));
+        semaphore.put(holder("bob", 8)).unwrap();
+        assert!(semaphore.put(holder("cy", 9)).is_err(), "no room");
+        assert!(semaphore.put(holder("bob", 7)).is_err(), "ann's token");
+        assert_eq!(asked(&mut semaphore, "cy", Mode::Permits(2), false), Ok(Attempt::Busy));
+        assert_eq!(asked(&mut semaphore, "cy", Mode::Shared, false), Ok(Attempt::Busy));
+        assert_eq!(asked(&mut semaphore, "bob", Mode::Permits(2), false), Ok(Attempt::Same { token: 8 }));
+    }
+
+    #[test]
+    fn holders_leave_one_by_one() {
+        let mut readers = record(Mode::Shared);
+        readers.put(Holder::new(b"bob", Standing { token: 8, deadline: UnixMs(200), ..GOOD }).unwrap()).unwrap();
+        assert_eq!((readers.token(), readers.deadline(), readers.next_deadline()), (8, UnixMs(200), UnixMs(100)));
+        assert!(readers.valid(7, UnixMs(99)) && !readers.valid(7, UnixMs(100)) && readers.valid(8, UnixMs(100)));
+        let over = readers.expire(UnixMs(100));
+        assert_eq!(over.iter().map(Holder::owner).collect::<Vec<_>>(), [b"ann"]);
+        assert!(readers.expire(UnixMs(300)).is_empty(), "the last one stays: the lock is free then");
+        assert_eq!(readers.release(b"ann", None, None), (Released::NotHolder, None));
+        assert_eq!(readers.release(b"bob", Some(8), Some(UnixMs(199))).0, Released::Last);
+    }
+
+    #[test]
+    fn out_of_range_parts_make_no_holder() {
         let long = vec![b'x'; MAX_OWNER + 1];
-        assert!(Record::new(&long[1..], good).is_some());
-        assert!(Record::new(&long, good).is_none());
-        assert!(Record::new(b"", good).is_none());
+        assert!(Holder::new(&long[1..], GOOD).is_some());
+        assert!(Holder::new(&long, GOOD).is_none());
+        assert!(Holder::new(b"", GOOD).is_none());
         for standing in [
-            Standing { token: 0, ..good },
-            Standing { token: 1 << 53, ..good },
-            Standing { holds: 0, ..good },
-            Standing { deadline: UnixMs(0), ..good },
-            Standing { deadline: UnixMs(-1), ..good },
+            Standing { token: 0, ..GOOD },
+            Standing { token: 1 << 53, ..GOOD },
+            Standing { holds: 0, ..GOOD },
+            Standing { deadline: UnixMs(0), ..GOOD },
+            Standing { deadline: UnixMs(-1), ..GOOD },
+            Standing { keys: 0, ..GOOD },
         ] {
-            assert!(Record::new(b"ann", standing).is_none(), "{standing:?}");
+            assert!(Holder::new(b"ann", standing).is_none(), "{standing:?}");
         }
+        assert!(Record::new(Mode::Permits(0), holder("ann", 7)).is_none());
+        assert!(Record::new(Mode::Permits(MAX_PERMITS + 1), holder("ann", 7)).is_none());
     }
 
     #[test]
     fn a_dump_comes_back_and_nothing_else_is_taken() {
-        let dump = record().encode(Vec::new());
-        assert_eq!(Record::decode(&dump), Some(record()));
-        assert_eq!(Record::decode(&[&dump[..], &[0]].concat()), None);
-        for len in 0..dump.len() {
-            assert_eq!(Record::decode(&dump[..len]), None, "{len} bytes");
+        for mode in [Mode::Exclusive, Mode::Shared, Mode::Permits(2)] {
+            let mut record = record(mode);
+            if mode != Mode::Exclusive {
+                record.put(holder("bob", 8)).unwrap();
+            }
+            let dump = record.encode(Vec::new());
+            assert_eq!(Record::decode(&dump), Some(record));
+            assert_eq!(Record::decode(&[&dump[..], &[0]].concat()), None);
+            for len in 0..dump.len() {
+                assert_eq!(Record::decode(&dump[..len]), None, "{len} bytes");
+            }
         }
+    }
+
+    #[test]
+    fn a_dump_with_too_many_holders_or_the_same_twice_is_refused() {
+        for (mode, second) in [
+            (Mode::Exclusive, holder("bob", 8)),
+            (Mode::Permits(1), holder("bob", 8)),
+            (Mode::Shared, holder("bob", 7)),
+        ] {
+            let mut unsound = record(mode);
+            unsound.holders.push(second);
+            assert_eq!(Record::decode(&unsound.encode(Vec::new())), None, "{mode:?}");
+        }
+        let twice = Record { mode: Mode::Shared, holders: smallvec![holder("ann", 7), holder("ann", 8)] };
+        assert_eq!(Record::decode(&twice.encode(Vec::new())), None);
     }
 }

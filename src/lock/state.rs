@@ -17,13 +17,18 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{UnixMs, UnixUs};
 use crate::lock::fencing::{Fencing, TOKEN_END};
 use crate::lock::limbo::{Limbo, Name};
-use crate::lock::record::Record;
+use crate::lock::record::{Holder, Record};
+use crate::lock::sessions::Sessions;
 use crate::lock::value::Lock;
+use crate::lock::wait_queue::WaitQueues;
+use crate::server::Waiter;
 use crate::state::{Aftermath, KeyEvent};
 
 #[derive(Debug, Default)]
 pub struct State {
     pub fencing: Fencing,
+    pub queues: WaitQueues,
+    pub sessions: Sessions,
     limbo: Limbo,
     /// The value that left its name last, while it is open why.
     unlinked: Option<Unlinked>,
@@ -32,6 +37,19 @@ pub struct State {
     tallies: HashMap<usize, Tally>,
     put_backs: u64,
     forgotten: u64,
+    pub counters: Counters,
+}
+
+/// Since the server started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Locks granted, also to those who waited.
+    pub grants: u64,
+    /// Callers that waited, and that were refused to.
+    pub waits: u64,
+    pub waits_refused: u64,
+    /// Locks released because their connection closed.
+    pub sessions_closed: u64,
 }
 
 #[derive(Debug)]
@@ -44,7 +62,7 @@ struct Unlinked {
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     locks: usize,
-    owner_bytes: usize,
+    heap_bytes: usize,
 }
 
 /// A record in limbo, in an RDB file.
@@ -69,10 +87,11 @@ impl State {
     /// own commands, are of no interest, but what left before them left for good: its event would have come by now.
     pub fn unlinked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
         self.unlinked = None;
+        self.queues.look_at(db, key);
         let ticket = self.tickets.wrapping_add(1);
         if let Some(record) = lock.unlink(ticket) {
             self.tickets = ticket;
-            self.left(db, record.owner().len());
+            self.left(db, key, &record);
             self.unlinked = Some(Unlinked { ticket, name: Name { db, key: key.into() }, record });
         }
     }
@@ -80,14 +99,15 @@ impl State {
     /// A value has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
     pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock, now: UnixUs) {
         self.limbo.take(db, key);
+        self.queues.look_at(db, key);
         if let Some(unlinked) = self.unlinked.take()
             && *lock == (Lock::Unlinked { ticket: unlinked.ticket })
         {
             *lock = Lock::Held(unlinked.record);
         }
         if let Some(record) = lock.record() {
-            self.fencing.saw_in_value(record.standing().token, now);
-            self.arrived(db, record.owner().len());
+            self.fencing.saw_in_value(record.token(), now);
+            self.arrived(db, key, record);
         }
     }
 
@@ -151,7 +171,7 @@ impl State {
         if matches!(event, KeyEvent::Deleted | KeyEvent::Written) {
             self.count_forgotten();
         }
-        Aftermath::Forget { token: record.standing().token }
+        Aftermath::Forget { token: record.token() }
     }
 
     /// The lock of this name that is held although its key is gone.
@@ -165,8 +185,8 @@ impl State {
 
     /// Drops the record of this name and token, if it is without a key.
     pub fn drop_keyless(&mut self, db: usize, key: &[u8], token: i64) {
-        self.unlinked.take_if(|lost| lost.name.is(db, key) && lost.record.standing().token == token);
-        if self.limbo.get(db, key).is_some_and(|record| record.standing().token == token) {
+        self.unlinked.take_if(|lost| lost.name.is(db, key) && lost.record.token() == token);
+        if self.limbo.get(db, key).is_some_and(|record| record.token() == token) {
             self.limbo.take(db, key);
         }
     }
@@ -177,6 +197,8 @@ impl State {
 
     /// One database (`Some`) or all of them are empty now. Tokens go on growing.
     pub fn flushed(&mut self, db: Option<usize>) {
+        self.queues.look_at_all(db);
+        self.sessions.flushed(db);
         let Some(db) = db else {
             self.unlinked = None;
             self.limbo = Limbo::default();
@@ -193,6 +215,9 @@ impl State {
             unlinked.name.swap(a, b);
         }
         self.limbo.swap(a, b);
+        self.sessions.swapped(a, b);
+        self.queues.look_at_all(Some(a));
+        self.queues.look_at_all(Some(b));
         let (from_a, from_b) = (self.tallies.remove(&a), self.tallies.remove(&b));
         self.tallies.extend(from_a.map(|tally| (b, tally)));
         self.tallies.extend(from_b.map(|tally| (a, tally)));
@@ -244,18 +269,64 @@ impl State {
         Some(())
     }
 
-    /// A record has come into the keyspace; `owner_len`: the length of its owner's name.
-    pub fn arrived(&mut self, db: usize, owner_len: usize) {
+    /// A record has come into the keyspace.
+    pub fn arrived(&mut self, db: usize, key: &[u8], record: &Record) {
         let tally = self.tallies.entry(db).or_default();
         tally.locks = tally.locks.saturating_add(1);
-        tally.owner_bytes = tally.owner_bytes.saturating_add(owner_len);
+        tally.heap_bytes = tally.heap_bytes.saturating_add(record.heap_bytes());
+        for holder in record.holders() {
+            self.sessions.arrived(db, key, holder.session, holder.standing.token);
+        }
     }
 
     /// A record has gone from the keyspace.
-    pub fn left(&mut self, db: usize, owner_len: usize) {
+    pub fn left(&mut self, db: usize, key: &[u8], record: &Record) {
         let tally = self.tallies.entry(db).or_default();
         tally.locks = tally.locks.saturating_sub(1);
-        tally.owner_bytes = tally.owner_bytes.saturating_sub(owner_len);
+        tally.heap_bytes = tally.heap_bytes.saturating_sub(record.heap_bytes());
+        for holder in record.holders() {
+            self.sessions.left(db, key, holder.session, holder.standing.token);
+        }
+    }
+
+    /// Holders have left a record in the keyspace, which others hold still. It had `before` heap bytes, and has `after`.
+    pub fn holders_left(&mut self, db: usize, key: &[u8], holders: &[Holder], (before, after): (usize, usize)) {
+        self.resized(db, before, after);
+        for holder in holders {
+            self.sessions.left(db, key, holder.session, holder.standing.token);
+        }
+    }
+
+    pub fn resized(&mut self, db: usize, before: usize, after: usize) {
+        let tally = self.tallies.entry(db).or_default();
+        tally.heap_bytes = tally.heap_bytes.saturating_sub(before).saturating_add(after);
+    }
+
+    /// The locks in limbo that end with this connection.
+    pub fn in_limbo_of(&self, session: u64) -> Vec<Name> {
+        self.limbo.iter().filter(|(_, record)| record.ends_with(session)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A waiter has gone: his wait ran out, or his connection did.
+    pub fn waiter_left(&mut self, waiter: Waiter) {
+        self.queues.leave(waiter);
+    }
+
+    /// A connection has closed.
+    pub fn connection_closed(&mut self, session: u64) {
+        let in_limbo = self.limbo.iter().any(|(_, record)| record.ends_with(session));
+        self.sessions.closed(session, in_limbo);
+    }
+
+    /// When the next queue is to be looked at, or the next lock to be released because its connection closed.
+    pub fn next_deadline(&self) -> Option<UnixMs> {
+        if self.sessions.any_closed() { Some(UnixMs(0)) } else { self.queues.next_look() }
+    }
+
+    /// This server is no primary any more: it grants nothing, and the server has answered those who waited.
+    pub fn demoted(&mut self) {
+        self.queues = WaitQueues::default();
+        self.sessions = Sessions::default();
     }
 
     pub fn count_put_back(&mut self) {
@@ -290,7 +361,7 @@ impl State {
     pub fn bytes(&self) -> usize {
         let in_keys = self.tallies.values().map(|tally| {
             let values = tally.locks.saturating_mul(size_of::<Lock>());
-            values.saturating_add(tally.owner_bytes)
+            values.saturating_add(tally.heap_bytes)
         });
         in_keys.sum::<usize>().saturating_add(self.limbo.bytes())
     }

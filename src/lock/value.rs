@@ -77,7 +77,7 @@ impl NativeValue for Lock {
     }
 
     fn memory(&self, _state: &State) -> usize {
-        size_of::<Self>().saturating_add(self.record().map_or(0, |record| record.owner().len()))
+        size_of::<Self>().saturating_add(self.record().map_or(0, Record::heap_bytes))
     }
 
     fn unlinked(&mut self, db: usize, key: &[u8], state: &mut State) {
@@ -85,7 +85,7 @@ impl NativeValue for Lock {
     }
 
     fn copied(&self, _state: &State) -> Option<Lock> {
-        Some(self.record().map_or(Lock::Unlinked { ticket: 0 }, |record| Lock::Held(record.clone())))
+        Some(self.record().map_or(Lock::Unlinked { ticket: 0 }, |record| Lock::Held(record.copied())))
     }
 }
 
@@ -93,13 +93,13 @@ impl NativeValue for Lock {
 mod tests {
     use super::*;
     use crate::clock::UnixMs;
-    use crate::lock::record::Standing;
+    use crate::lock::record::{Holder, Mode, Standing};
 
     #[test]
     fn a_dump_comes_back() {
         let state = State::default();
-        let record = Record::new(b"ann", Standing { token: 7, holds: 2, deadline: UnixMs(100) }).unwrap();
-        let lock = Lock::Held(record);
+        let standing = Standing { token: 7, holds: 2, deadline: UnixMs(100), keys: 1 };
+        let lock = Lock::Held(Record::new(Mode::Shared, Holder::new(b"ann", standing).unwrap()).unwrap());
         assert_eq!(Lock::decode(&lock.encode(&state)), Some(lock.clone()));
         assert_eq!(lock.copied(&state), Some(lock));
         let empty = Lock::Unlinked { ticket: 3 };

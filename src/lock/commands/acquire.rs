@@ -1,23 +1,71 @@
-//! `LOCK.ACQUIRE key owner EX seconds | PX milliseconds [REENTRANT]`
+//! `LOCK.ACQUIRE key owner EX seconds | PX milliseconds [WAIT milliseconds] [SHARED | PERMITS n] [REENTRANT] [SESSION]`
 
 use crate::args::{Arg, Args, once};
-use crate::clock::UnixMs;
 use crate::commands::Command;
 use crate::error::Error;
+use crate::lock::grant::{self, Wish};
 use crate::lock::lease::{self, Lease, LeaseOption};
-use crate::lock::record::{self, Attempt, Record, Standing};
-use crate::lock::{effects, keyspace};
+use crate::lock::record::{self, MAX_PERMITS, Mode};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 
 pub struct Acquire;
 
+pub(super) const WAIT_SPEC: ArgSpec = ArgSpec::integer("milliseconds").token("WAIT").optional();
+pub(super) const SESSION_SPEC: ArgSpec = ArgSpec::word("session", "SESSION").optional();
+
 pub struct Request<'a> {
     key: Arg<'a>,
     owner: Arg<'a>,
     lease: Lease,
+    mode: Mode,
     reentrant: bool,
+    options: Options,
+}
+
+/// What ACQUIRE and MACQUIRE have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    /// 0: for as long as it takes.
+    pub wait_ms: Option<i64>,
+    session: bool,
+}
+
+/// The same while the arguments are read.
+#[derive(Default)]
+pub(super) struct OptionWords<'a> {
+    wait: Option<Arg<'a>>,
+    session: Option<()>,
+}
+
+impl<'a> OptionWords<'a> {
+    /// False: the word is another one.
+    pub fn take(&mut self, word: Arg<'a>, args: &mut Args<'a>) -> Result<bool, Error> {
+        if word.is("WAIT") {
+            once(&mut self.wait, args.value()?)?;
+        } else if word.is("SESSION") {
+            once(&mut self.session, ())?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    pub fn finish(self) -> Result<Options, Error> {
+        let wait_ms = self.wait.map(|wait| wait.int()).transpose()?;
+        if wait_ms.is_some_and(|ms| ms < 0) {
+            return Err(Error::CountRange("WAIT", 0, i64::MAX));
+        }
+        Ok(Options { wait_ms, session: self.session.is_some() })
+    }
+}
+
+impl Options {
+    /// The connection that the lock is to end with.
+    pub fn connection<S: Server>(self, server: &S) -> Result<Option<u64>, Error> {
+        if self.session { server.connection().map(Some).ok_or(Error::NeedsConnection) } else { Ok(None) }
+    }
 }
 
 impl Command for Acquire {
@@ -25,10 +73,10 @@ impl Command for Acquire {
         name: "lock.acquire",
         family: Family::Lock,
         summary: "Acquires a lock for a limited time and returns its fencing token.",
-        complexity: "O(1)",
+        complexity: "O(log(N)) where N is the number of clients that wait, O(1) if nobody does.",
         since: "0.1.0",
         arity: -5,
-        flags: &[Flag::Write, Flag::DenyOom, Flag::Fast],
+        flags: &[Flag::Write, Flag::DenyOom, Flag::Blocking],
         keys: Keys::First,
         access: Access::Update,
         tips: &["nondeterministic_output"],
@@ -36,62 +84,65 @@ impl Command for Acquire {
             ArgSpec::key(),
             ArgSpec::string("owner"),
             lease::SPEC,
+            WAIT_SPEC,
+            ArgSpec::one_of(
+                "sharing",
+                &[ArgSpec::word("shared", "SHARED"), ArgSpec::integer("permits").token("PERMITS")],
+            )
+            .optional(),
             ArgSpec::word("reentrant", "REENTRANT").optional(),
+            SESSION_SPEC,
         ],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (key, owner) = (args.required()?, args.required()?);
-        let (mut lease, mut reentrant) = (LeaseOption::default(), None);
+        let (mut lease, mut options) = (LeaseOption::default(), OptionWords::default());
+        let (mut reentrant, mut shared, mut permits) = (None, None, None);
         while let Some(word) = args.take() {
             if word.is("REENTRANT") {
                 once(&mut reentrant, ())?;
-            } else if !lease.take(word, args)? {
+            } else if word.is("SHARED") {
+                once(&mut shared, ())?;
+            } else if word.is("PERMITS") {
+                once(&mut permits, args.value()?)?;
+            } else if !lease.take(word, args)? && !options.take(word, args)? {
                 return Err(Error::Syntax);
             }
         }
-        let (lease, owner) = (lease.finish(args.command())?, record::owner(owner)?);
-        Ok(Request { key, owner, lease, reentrant: reentrant.is_some() })
+        let mode = match (shared, permits) {
+            (None, None) => Mode::Exclusive,
+            (Some(()), None) => Mode::Shared,
+            (None, Some(permits)) => Mode::Permits(parse_permits(permits)?),
+            (Some(()), Some(_)) => return Err(Error::Syntax),
+        };
+        let (lease, options, owner) = (lease.finish(args.command())?, options.finish()?, record::owner(owner)?);
+        Ok(Request { key, owner, lease, mode, reentrant: reentrant.is_some(), options })
     }
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let Request { key, owner, lease, reentrant } = request;
-        let now = server.now().to_ms();
-        let deadline = lease.deadline(now, Self::SPEC.name)?;
-        let attempt = keyspace::open(server, key, |lock| {
-            lock.record_mut().map(|record| record.acquire(owner.bytes, now, deadline, reentrant))
-        })?;
-        let token = match attempt.flatten() {
-            None | Some(Attempt::Free) => grant(server, key, owner, deadline)?,
-            Some(Attempt::Busy) => return Ok(Reply::Nil),
-            Some(Attempt::Same { token }) => token,
-            Some(Attempt::Changed { standing, longer }) => {
-                keyspace::announce(server, key, owner, standing, longer);
-                standing.token
-            }
-        };
-        Ok(Reply::Int(token))
+        let Request { key, owner, lease, mode, reentrant, options } = request;
+        lease.deadline(server.now().to_ms(), Self::SPEC.name)?;
+        let session = options.connection(server)?;
+        let wish = Wish { owner, mode, lease_ms: lease.ms(), reentrant, session };
+        if let Some(token) = grant::acquire(server, key, &wish)? {
+            return Ok(Reply::Int(token));
+        }
+        let Some(wait_ms) = options.wait_ms else { return Ok(Reply::Nil) };
+        Ok(grant::wait(server, &[key], &wish, wait_ms)?.unwrap_or(Reply::Nil))
     }
 }
 
-/// Gives the lock, which nobody holds, to `owner` under a new token.
-fn grant<S: Server>(server: &mut S, key: Arg<'_>, owner: Arg<'_>, deadline: UnixMs) -> Result<i64, Error> {
-    let now = server.now();
-    let granted = server.state().lock.fencing.grant(now).ok_or(Error::NoTokenLeft)?;
-    let standing = Standing { token: granted.token, holds: 1, deadline };
-    let record = Record::new(owner.bytes, standing).ok_or(Error::InvalidExpire(Acquire::SPEC.name))?;
-    if let Some(reserve) = granted.reserve {
-        effects::propagate_reserve(server, reserve);
-    }
-    keyspace::store(server, key, record)?;
-    effects::propagate_lock(server, key, owner, standing);
-    Ok(granted.token)
+fn parse_permits(arg: Arg<'_>) -> Result<u32, Error> {
+    let permits = u32::try_from(arg.int()?).ok().filter(|permits| (1..=MAX_PERMITS).contains(permits));
+    permits.ok_or(Error::CountRange("PERMITS", 1, i64::from(MAX_PERMITS)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::UnixMs;
     use crate::fake_server::FakeServer;
     use crate::lock::commands::Release;
 
@@ -210,8 +261,13 @@ mod tests {
             ("job ann EX 1 PX 1".to_owned(), Error::Syntax),
             ("job ann EX 1 EX 1".to_owned(), Error::Syntax),
             ("job ann EX 1 REENTRANT REENTRANT".to_owned(), Error::Syntax),
-            ("job ann EX 1 WAIT 5".to_owned(), Error::Syntax),
-            ("job ann EX x SHARED".to_owned(), Error::Syntax),
+            ("job ann EX 1 WAIT".to_owned(), Error::Syntax),
+            ("job ann EX x NOW".to_owned(), Error::Syntax),
+            ("job ann EX 1 SHARED PERMITS 2".to_owned(), Error::Syntax),
+            ("job ann EX 1 WAIT x".to_owned(), Error::NotAnInteger),
+            ("job ann EX 1 WAIT -1".to_owned(), Error::CountRange("WAIT", 0, i64::MAX)),
+            ("job ann EX 1 PERMITS 0".to_owned(), Error::CountRange("PERMITS", 1, 1_000_000)),
+            ("job ann EX 1 PERMITS 1000001".to_owned(), Error::CountRange("PERMITS", 1, 1_000_000)),
             ("job ann EX x".to_owned(), Error::NotAnInteger),
             ("job ann PX 01".to_owned(), Error::NotAnInteger),
             ("job ann EX 0".to_owned(), expire.clone()),

@@ -59,13 +59,11 @@ impl Command for Extend {
         let Request { key, owner, lease, token } = request;
         let now = server.now().to_ms();
         let deadline = lease.deadline(now, Self::SPEC.name)?;
-        let extension = keyspace::open(server, key, |lock| {
-            lock.record_mut().map(|record| record.extend(owner.bytes, token, now, deadline))
-        })?;
-        match extension.flatten() {
+        let extension = keyspace::open(server, key, |record| record.extend(owner.bytes, token, now, deadline))?;
+        match extension {
             None | Some(Extension::NotHolder) => return Ok(Reply::Int(0)),
             Some(Extension::Same) => {}
-            Some(Extension::Longer(standing)) => keyspace::announce(server, key, owner, standing, true),
+            Some(Extension::Longer(standing)) => keyspace::announce(server, key, owner, standing)?,
         }
         Ok(Reply::Int(1))
     }

@@ -3,7 +3,8 @@
 use crate::args::{Arg, Args};
 use crate::commands::Command;
 use crate::error::Error;
-use crate::lock::keyspace;
+use crate::lock::record::Released;
+use crate::lock::{grant, keyspace};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -39,13 +40,13 @@ impl Command for Force {
     /// Replicated as it came, as RELEASE is.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let now = (!server.replayed()).then(|| server.now().to_ms());
-        let freed = keyspace::remove_if(server, request.key, |record| {
-            let held = record.held(now);
-            (held, held)
+        let freed = keyspace::release(server, request.key, |record| {
+            (if record.held(now) { Released::Last } else { Released::NotHolder }, None)
         })?;
-        let freed = freed == Some(true);
+        let freed = freed == Released::Last;
         if freed {
             server.replicate_verbatim();
+            grant::serve(server, request.key);
         }
         Ok(Reply::yes_no(freed))
     }

@@ -5,7 +5,8 @@ use crate::clock::UnixMs;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::lock::keyspace;
-use crate::lock::record::Record;
+use crate::lock::record::{Holder, Mode, Record, Standing};
+use crate::lock::wait_queue;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -39,37 +40,67 @@ impl Command for Info {
     }
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let now = server.now().to_ms();
+        let (now, db) = (server.now().to_ms(), server.db());
         let held = keyspace::look(server, request.key, |record| describe(record, now))?;
-        Ok(held.flatten().unwrap_or_else(free))
+        let waiters = server.state().lock.queues.waiters(db, request.key.bytes);
+        let waiters = waiters.map(|waiter| describe_waiter(waiter, now)).collect();
+        Ok(match held.flatten() {
+            Some((mode, token, holders)) => map(mode.word(), permits(mode), token, holders, waiters),
+            None => map("free", 0, 0, vec![], waiters),
+        })
     }
 }
 
-fn free() -> Reply<'static> {
-    map("free", 0, 0, vec![])
+/// Mode, last token and those whose lease is running; `None` if it is nobody's.
+fn describe(record: &Record, now: UnixMs) -> Option<(Mode, i64, Vec<Reply<'static>>)> {
+    let held = || record.holders().iter().filter(|holder| holder.held(Some(now)));
+    let token = held().map(|holder| holder.standing.token).max()?;
+    Some((record.mode(), token, held().map(|holder| describe_holder(holder, now)).collect()))
 }
 
-/// `None` once the lease is over.
-fn describe(record: &Record, now: UnixMs) -> Option<Reply<'static>> {
-    let standing = record.standing();
-    // The client's id is for sessions; without one it is 0.
-    let holder = vec![
-        Reply::OwnedBytes(record.owner().to_vec()),
-        Reply::Int(standing.token),
-        Reply::Int(standing.holds),
-        Reply::Int(standing.deadline.since(now)),
-        Reply::Int(0),
-    ];
-    record.held(Some(now)).then(|| map("exclusive", 1, standing.token, vec![Reply::Array(holder)]))
+fn describe_holder(holder: &Holder, now: UnixMs) -> Reply<'static> {
+    let Standing { token, holds, deadline, .. } = holder.standing;
+    let session = holder.session.and_then(|session| i64::try_from(session).ok());
+    Reply::Array(vec![
+        Reply::OwnedBytes(holder.owner().to_vec()),
+        Reply::Int(token),
+        Reply::Int(holds),
+        Reply::Int(deadline.since(now)),
+        // 0: it does not end with a connection.
+        Reply::Int(session.unwrap_or(0)),
+    ])
 }
 
-fn map(mode: &'static str, permits: i64, token: i64, holders: Vec<Reply<'static>>) -> Reply<'static> {
+fn describe_waiter(request: &wait_queue::Request, now: UnixMs) -> Reply<'static> {
+    Reply::Array(vec![
+        Reply::OwnedBytes(request.owner.to_vec()),
+        Reply::Word(request.mode.word()),
+        Reply::Int(now.since(request.since)),
+    ])
+}
+
+/// How many may hold it at once; 0: any number.
+fn permits(mode: Mode) -> i64 {
+    match mode {
+        Mode::Exclusive => 1,
+        Mode::Shared => 0,
+        Mode::Permits(n) => i64::from(n),
+    }
+}
+
+fn map(
+    mode: &'static str,
+    permits: i64,
+    token: i64,
+    holders: Vec<Reply<'static>>,
+    waiters: Vec<Reply<'static>>,
+) -> Reply<'static> {
     Reply::Map(vec![
         ("mode", Reply::Word(mode)),
         ("permits", Reply::Int(permits)),
         ("token", Reply::Int(token)),
         ("holders", Reply::Array(holders)),
-        ("waiters", Reply::Array(vec![])),
+        ("waiters", Reply::Array(waiters)),
     ])
 }
 
@@ -95,20 +126,20 @@ mod tests {
             let owner = Reply::OwnedBytes(b"ann".to_vec());
             vec![Reply::Array(vec![owner, Reply::Int(TOKEN), Reply::Int(2), Reply::Int(ttl_ms), Reply::Int(0)])]
         };
-        assert_eq!(info(&mut server), map("exclusive", 1, TOKEN, holder(700)));
+        assert_eq!(info(&mut server), map("exclusive", 1, TOKEN, holder(700), vec![]));
         server.evict("job");
         server.advance_ms(1);
-        assert_eq!(info(&mut server), map("exclusive", 1, TOKEN, holder(699)));
+        assert_eq!(info(&mut server), map("exclusive", 1, TOKEN, holder(699), vec![]));
     }
 
     #[test]
     fn no_lock_and_an_expired_lock_are_free() {
         let mut server = FakeServer::new();
-        assert_eq!(info(&mut server), free());
+        assert_eq!(info(&mut server), map("free", 0, 0, vec![], vec![]));
         server.call::<Acquire>("lock.acquire job ann PX 1000").unwrap();
         server.persist("job");
         server.advance_ms(1000);
-        assert_eq!(info(&mut server), free());
+        assert_eq!(info(&mut server), map("free", 0, 0, vec![], vec![]));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::args::{Arg, Args, once};
 use crate::commands::Command;
 use crate::error::Error;
-use crate::lock::keyspace;
 use crate::lock::record::{self, Released};
+use crate::lock::{grant, keyspace};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -49,16 +49,12 @@ impl Command for Release {
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, owner, token } = request;
         let now = (!server.replayed()).then(|| server.now().to_ms());
-        let released = keyspace::remove_if(server, key, |record| {
-            let released = record.release(owner.bytes, token, now);
-            (released, released == Released::Last)
-        })?;
-        match released {
-            None | Some(Released::NotHolder) => return Ok(Reply::Int(0)),
-            Some(Released::OneLess) => server.changed(key),
-            Some(Released::Last) => {}
+        let released = keyspace::release(server, key, |record| record.release(owner.bytes, token, now))?;
+        if released == Released::NotHolder {
+            return Ok(Reply::Int(0));
         }
         server.replicate_verbatim();
+        grant::serve(server, key);
         Ok(Reply::Int(1))
     }
 }

@@ -1,0 +1,92 @@
+//! A command within a command: LOCK.EXEC.
+
+use std::ffi::{CString, c_char, c_int};
+
+use redis_module::raw;
+
+use super::api::{Ctx, Str, call};
+use super::main_thread::{flags, host};
+use super::strings::bytes;
+use crate::error::Error;
+use crate::slot::slot;
+
+/// "v": the arguments as an array; "!": what it changes is replicated; "E": its errors are replies; "C": the calling user must
+/// be allowed to; "S": under the rules of scripts; "M": refused when memory is full, as for clients; "0": the reply is in the
+/// protocol of the client.
+const FORMAT: &std::ffi::CStr = c"v!ECSM0";
+
+/// What a command replied; freed when dropped.
+pub(super) struct CallReply(*mut raw::RedisModuleCallReply);
+
+impl CallReply {
+    /// Hands the reply on to the client of the running command.
+    pub(super) fn relay(self, ctx: Ctx) {
+        // SAFETY: the context of the running command, and a reply that is not freed yet.
+        unsafe {
+            call!(RedisModule_ReplyWithCallReply, ctx, self.0);
+        }
+    }
+}
+
+impl Drop for CallReply {
+    fn drop(&mut self) {
+        // SAFETY: freed once.
+        unsafe { call!(RedisModule_FreeCallReply, self.0) }
+    }
+}
+
+/// Nothing of the kind runs within it.
+struct Within;
+
+impl Within {
+    fn enter() -> Result<Within, Error> {
+        if std::mem::replace(&mut host().executing, true) { Err(Error::Nested) } else { Ok(Within) }
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        host().executing = false;
+    }
+}
+
+/// Runs the command that these strings are, with no key outside the slot of `key`.
+pub(super) fn run(ctx: Ctx, key: &[u8], strings: &[Str]) -> Result<CallReply, Error> {
+    let _within = Within::enter()?;
+    let Some((name, arguments)) = strings.split_first() else { return Err(Error::Internal) };
+    if flags(ctx) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0 {
+        check_slots(ctx, slot(key), strings)?;
+    }
+    // SAFETY: a string of the running command.
+    let name = CString::new(unsafe { bytes(*name) }).map_err(|_| Error::Syntax)?;
+    // SAFETY: the context of the running command, NUL-terminated strings, and an array of live strings with its length.
+    let reply = unsafe {
+        let (name, format) = (name.as_ptr(), FORMAT.as_ptr());
+        call!(RedisModule_Call, ctx, name.cast::<c_char>(), format, arguments.as_ptr().cast_mut(), arguments.len())
+    };
+    if reply.is_null() { Err(Error::Internal) } else { Ok(CallReply(reply)) }
+}
+
+fn check_slots(ctx: Ctx, wanted: u16, strings: &[Str]) -> Result<(), Error> {
+    let Ok(argc) = c_int::try_from(strings.len()) else { return Err(Error::Internal) };
+    let mut count = 0;
+    // SAFETY: the context of the running command and an array of live strings with its length. The server allocates the
+    // positions, which are read within their number and freed once; null means that there are none.
+    let positions = unsafe {
+        let positions = call!(RedisModule_GetCommandKeys, ctx, strings.as_ptr().cast_mut(), argc, &mut count);
+        if positions.is_null() {
+            return Ok(());
+        }
+        let copy = std::slice::from_raw_parts(positions, usize::try_from(count).unwrap_or(0)).to_vec();
+        call!(RedisModule_Free, positions.cast());
+        copy
+    };
+    let keys = positions.iter().filter_map(|at| strings.get(usize::try_from(*at).ok()?));
+    for key in keys {
+        // SAFETY: a string of the running command.
+        if slot(unsafe { bytes(*key) }) != wanted {
+            return Err(Error::CrossSlot);
+        }
+    }
+    Ok(())
+}
