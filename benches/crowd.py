@@ -2,9 +2,10 @@
 
 A thread or a task for each would take longer to wake up than the server takes to answer. Here one selector tells who has
 an answer, and a client is a generator: it yields the words of a command and gets the reply, or yields seconds, as a
-float, and goes on after them.
+float, and goes on after them, or yields a `Subscription` and goes on when something has arrived there.
 """
 
+import socket
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -12,9 +13,36 @@ from heapq import heappop, heappush
 from itertools import count
 from selectors import EVENT_READ, DefaultSelector
 
-from raw_client import Connection
+from raw_client import Connection, encode
 
-Steps = Generator[tuple | float, object, bytes]
+PAGE = 1 << 16
+
+
+class Subscription:
+    """A second connection of a client, for SUBSCRIBE. What arrives is not read word by word: it is a sign to look again."""
+
+    def __init__(self, port: int):
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=600)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.commands = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, *words: bytes) -> None:
+        self._socket.sendall(encode(*words))
+        self.commands += 1
+
+    def drain(self) -> None:
+        """Takes what has arrived. Call it only when something has."""
+        if not self._socket.recv(PAGE):
+            raise ConnectionError("the server closed the connection")
+
+
+Steps = Generator[tuple | float | Subscription, object, bytes]
 
 
 @dataclass
@@ -27,14 +55,14 @@ class Client:
     answer: bytes | None = None
     answered: float | None = None  # monotonic seconds; None while it runs
 
-    def advance(self, reply: object) -> float | None:
-        """Up to the next command, to the end, or to a pause: the seconds it lasts."""
+    def advance(self, reply: object) -> float | Subscription | None:
+        """Up to the next command, to the end, or to what it waits for: seconds, or a subscription."""
         try:
             step = self.steps.send(reply)
         except StopIteration as end:
             self.answer, self.answered = end.value, time.monotonic()
             return None
-        if isinstance(step, float):
+        if isinstance(step, float | Subscription):
             return step
         self.connection.send(*step)
         self.commands += 1
@@ -47,8 +75,11 @@ def run(connections: list[Connection], steps: list[Steps]) -> list[Client]:
     pauses, order = [], count()
 
     def advance(client: Client, reply: object = None) -> None:
-        if (pause := client.advance(reply)) is not None:
-            heappush(pauses, (time.monotonic() + pause, next(order), client))
+        step = client.advance(reply)
+        if isinstance(step, float):
+            heappush(pauses, (time.monotonic() + step, next(order), client))
+        elif step is not None:
+            selector.register(step, EVENT_READ, client)
 
     with listening(connections) as selector:
         of = {client.connection: client for client in clients}
@@ -56,7 +87,12 @@ def run(connections: list[Connection], steps: list[Steps]) -> list[Client]:
             advance(client)
         while any(client.answered is None for client in clients):
             for ready, _ in selector.select(pauses[0][0] - time.monotonic() if pauses else None):
-                advance(of[ready.fileobj], ready.fileobj.reply())
+                if ready.data is None:
+                    advance(of[ready.fileobj], ready.fileobj.reply())
+                    continue
+                selector.unregister(ready.fileobj)
+                ready.fileobj.drain()
+                advance(ready.data)
             while pauses and pauses[0][0] <= time.monotonic():
                 advance(heappop(pauses)[2])
     return clients

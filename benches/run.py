@@ -9,8 +9,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import instructions
+import lock_hand_over
 import memory
 import stalls
 import stampede
@@ -33,6 +35,10 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "settagged-aof": lambda: instructions.tagged_writes(lab, aof=True),
         "ratelimit": lambda: instructions.rate_limits(lab),
         "lock": lambda: instructions.locks(lab),
+        "lock-hand-over": lambda: chain(
+            lock_hand_over.lock_hand_over(server, clients=20, rounds=2 if quick else 25),
+            lock_hand_over.lock_session(server, rounds=3 if quick else 25),
+        ),
         "limiter-bytes": lambda: memory.limiter_bytes(server, seconds=6 if quick else 60),
         "entry-bytes": lambda: memory.entry_bytes(server, entries=50_000 if quick else 200_000),
         "invalidate": lambda: stalls.invalidate_tag(

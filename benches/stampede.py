@@ -47,7 +47,7 @@ class Stampede(NamedTuple):
     origin_calls: int
     commands: int  # that clients sent
     most: int  # by one client
-    counted: str  # the same as the server counts, with those that scripts and modules call inside it
+    counted: dict[str, int]  # the same as the server counts, with those that scripts and modules call inside it
     wall_ms: float
     server_ms: float
 
@@ -95,14 +95,18 @@ def _round(server: BenchServer, control: Connection, connections: list[Connectio
     for client in done:
         _expect(client.answer, VALUE)
     commands, wall_ms = [client.commands for client in done], 1000 * (max(c.answered for c in done) - origin.ended)
-    return Stampede(origin.calls, sum(commands), max(commands), _counted_commands(control), wall_ms, server_ms)
+    return Stampede(origin.calls, sum(commands), max(commands), counted_commands(control), wall_ms, server_ms)
 
 
-def _counted_commands(control: Connection) -> str:
-    """Since RESETSTAT, which stands there itself."""
+def counted_commands(control: Connection) -> dict[str, int]:
+    """Calls of each command since RESETSTAT, but those of CONFIG."""
     lines = control.call("INFO", "commandstats").decode().splitlines()[1:]
     stats = (line.removeprefix("cmdstat_").partition(":calls=") for line in lines)
-    return ", ".join(sorted(f"{name} {rest.split(',')[0]}" for name, _, rest in stats if not name.startswith("config")))
+    return {name: int(rest.split(",")[0]) for name, _, rest in sorted(stats) if not name.startswith("config")}
+
+
+def as_text(counted: dict[str, int]) -> str:
+    return ", ".join(f"{name} {calls}" for name, calls in counted.items())
 
 
 def _figures(name: str, rounds: list[Stampede], origin_calls, commands, most) -> Iterator[Figure]:
@@ -110,7 +114,7 @@ def _figures(name: str, rounds: list[Stampede], origin_calls, commands, most) ->
     group, worst, wall = "stampede", max(rounds, key=lambda one: one.commands), [one.wall_ms for one in rounds]
     how = f"each takes {1000 * ORIGIN_S:.0f} ms; most in one of {len(rounds)} rounds"
     yield Figure(group, f"{name}, of the origin", max(one.origin_calls for one in rounds), "calls", how, origin_calls)
-    how = f"most in a round; the server counts, with inner calls: {worst.counted}"
+    how = f"most in a round; the server counts, with inner calls: {as_text(worst.counted)}"
     yield Figure(group, f"{name}, sent", worst.commands, "commands", how, commands)
     yield Figure(group, f"{name}, sent by one", max(one.most for one in rounds), "commands", "the most", most)
     how = f"wall time from the fill on, median of {len(wall)} rounds; the worst {max(wall):.1f} ms"
