@@ -46,6 +46,7 @@ impl Command for Apply {
             value(&mut args, server)?;
         } else {
             crate::cache::effects::apply(effect, &mut args, server)
+                .or_else(|| crate::fencing::apply(effect, &mut args, server))
                 .or_else(|| crate::lock::effects::apply(effect, &mut args, server))
                 .or_else(|| crate::ratelimit::effects::apply(effect, &mut args, server))
                 .ok_or(Error::BadEffect)??;
@@ -68,7 +69,7 @@ fn value<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
         name if name == Lock::TYPE_NAME.as_bytes() => {
             let mut lock = Lock::decode(bytes.bytes).ok_or(Error::BadEffect)?;
             let (db, now) = (server.db(), server.now());
-            server.state().lock.linked(db, key.bytes, &mut lock, now);
+            server.state().lock_linked(db, key.bytes, &mut lock, now);
             server.put_native(key, lock, None);
         }
         _ => return Err(Error::BadEffect),

@@ -10,14 +10,18 @@ pub mod config;
 pub mod error;
 #[cfg(any(test, not(feature = "module")))]
 pub mod fake_server;
+pub mod fencing;
 #[cfg(feature = "module")]
 mod host;
 pub mod lock;
 pub mod metrics;
+pub mod name;
 pub mod native;
 pub mod ratelimit;
 pub mod reply;
 pub mod server;
+pub mod sessions;
 pub mod slot;
 pub mod spec;
 pub mod state;
+pub mod wait_queue;

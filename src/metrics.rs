@@ -127,7 +127,7 @@ pub static SECTIONS: &[Section] = &[
             }),
             gauge("lock_bytes", "Memory of locks, which eviction cannot free.", |s| size(s.lock.bytes())),
             gauge("lock_waiters", "Clients that wait for a lock.", |s| size(s.lock.queues.len())),
-            gauge("lock_sessions", "Locks that end with a connection.", |s| size(s.lock.sessions.len())),
+            gauge("lock_sessions", "Locks that end with a connection.", |s| size(s.lock.sessions.count())),
             counter("lock_grants", "Locks granted, at once or to a client that waited.", |s| s.lock.counters.grants),
             counter("lock_waits", "Clients that waited for a lock.", |s| s.lock.counters.waits),
             counter("lock_waits_refused", "Clients that were refused to wait, since too many did.", |s| {

@@ -1,13 +1,15 @@
 //! All of the module's own memory, and what happens to it when the keyspace changes.
 
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, UnixUs};
 use crate::config::Config;
+use crate::fencing::Fencing;
 use crate::server::Waiter;
 
 /// Module memory. One per server; the main thread owns it.
 #[derive(Debug, Default)]
 pub struct State {
     pub config: Config,
+    pub fencing: Fencing,
     pub cache: crate::cache::State,
     pub lock: crate::lock::State,
     pub ratelimit: crate::ratelimit::State,
@@ -45,6 +47,9 @@ pub enum Aftermath {
 /// A dump record of the lock family has this bit in its kind, one of the cache family has not.
 const LOCK_RECORDS: u64 = 1 << 8;
 
+/// The record of the fencing reserve.
+const RESERVE: u64 = LOCK_RECORDS | 1;
+
 impl State {
     /// The key changed under us. Called after the change, also for changes by our own commands. `replayed`: the change
     /// comes from the primary or the AOF, so that a DEL may be an eviction there.
@@ -66,6 +71,14 @@ impl State {
         self.lock.key_moved((from, key), (to, key));
     }
 
+    /// A lock has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
+    pub fn lock_linked(&mut self, db: usize, key: &[u8], lock: &mut crate::lock::Lock, now: UnixUs) {
+        self.lock.linked(db, key, lock);
+        if let Some(record) = lock.record() {
+            self.fencing.saw_in_value(record.token(), now);
+        }
+    }
+
     /// One database (`Some`) or all of them are empty now.
     pub fn flushed(&mut self, db: Option<usize>) {
         self.cache.flushed(db);
@@ -80,13 +93,13 @@ impl State {
     /// A file, or a full sync, has been loaded to its end.
     pub fn loaded(&mut self) {
         self.cache.loaded();
-        self.lock.loaded();
+        self.fencing.resume();
     }
 
     /// This server is the primary now, or no longer.
     pub fn role_changed(&mut self, primary: bool) {
         if primary {
-            self.lock.promoted();
+            self.fencing.resume();
         } else {
             self.cache.demoted();
             self.lock.demoted();
@@ -117,12 +130,17 @@ impl State {
     /// What an RDB file carries besides keys: records of a kind and bytes.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
         self.cache.save(&mut |kind, bytes| emit(kind, bytes));
+        if self.fencing.saved() > 0 {
+            emit(RESERVE, &self.fencing.saved().to_le_bytes());
+        }
         self.lock.save(&mut |kind, bytes| emit(kind | LOCK_RECORDS, bytes));
     }
 
     /// Takes in one record. `None`: the bytes are no such record. Kinds that nobody knows are skipped.
     pub fn load(&mut self, kind: u64, bytes: &[u8], now: UnixMs) -> Option<()> {
-        if kind & LOCK_RECORDS != 0 {
+        if kind == RESERVE {
+            self.fencing.load(bytes)
+        } else if kind & LOCK_RECORDS != 0 {
             self.lock.load(kind & !LOCK_RECORDS, bytes)
         } else {
             self.cache.load(&self.config, kind, bytes, now)

@@ -468,7 +468,7 @@ proptest! {
             world.step(&Op::Close(session));
         }
         let lock = &world.primary.state.lock;
-        prop_assert_eq!((lock.locks(), lock.bytes(), lock.queues.len(), lock.sessions.len()), (0, 0, 0, 0));
+        prop_assert_eq!((lock.locks(), lock.bytes(), lock.queues.len(), lock.sessions.count()), (0, 0, 0, 0));
         prop_assert_eq!(lock.next_deadline(), None);
     }
 }

@@ -148,7 +148,7 @@ fn link(ctx: Ctx, key: &[u8]) {
     let db = running.db();
     // The lock lives in the keyspace, apart from the module's memory; `linked` calls nothing of the server.
     if let Ok(Some(lock)) = running.native::<Lock>(Arg::named(key)) {
-        state().lock.linked(db, key, lock, now());
+        state().lock_linked(db, key, lock, now());
     }
 }
 

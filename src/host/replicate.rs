@@ -1,5 +1,4 @@
 //! Effects on their way to replicas and the AOF.
-
 //!
 //! **Nobody listening.** Building a command for RM_Replicate costs 5 k instructions, a third of a tagged SET, also when the
 //! server then drops it. So it is not built while it is certain that nobody can receive it: [`host`]`().audience` is false

@@ -3,7 +3,6 @@
 //! - `LOCK key owner token deadline_ms holds [KEYS n] [SHARED | PERMITS n]`: the lock, and who alone holds it now
 //! - `HOLD`, with the same arguments: one of those who hold it, as he stands now
 //! - `LEAVE key token [token ...]`: those do not hold it any more
-//! - `RESERVE number`: no token reaches this number before a new reserve is sent
 //! - `PUTBACK key token`: the evicted lock has its key again
 //! - `FORGET key token`: the lock is gone, and not by eviction
 //!
@@ -14,7 +13,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
 use crate::error::Error;
-use crate::lock::fencing::is_token;
+use crate::fencing::is_token;
 use crate::lock::keyspace;
 use crate::lock::record::{Holder, Mode, Record, Standing};
 use crate::server::{Server, Word};
@@ -68,10 +67,6 @@ pub fn propagate_leave<S: Server>(server: &mut S, key: Arg<'_>, tokens: &[i64]) 
     server.replicate(APPLY, &words);
 }
 
-pub fn propagate_reserve<S: Server>(server: &mut S, reserve: i64) {
-    server.replicate(APPLY, &[Word::Text("RESERVE"), Word::Int(reserve)]);
-}
-
 pub fn propagate_put_back<S: Server>(server: &mut S, key: &[u8], token: i64) {
     server.replicate(APPLY, &[Word::Text("PUTBACK"), Word::Bytes(key), Word::Int(token)]);
 }
@@ -89,8 +84,6 @@ pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) ->
         Some(hold(args, server))
     } else if effect.is("LEAVE") {
         Some(leave(args, server))
-    } else if effect.is("RESERVE") {
-        Some(reserve(args, server))
     } else if effect.is("PUTBACK") {
         Some(put_back(args, server))
     } else if effect.is("FORGET") {
@@ -104,7 +97,7 @@ fn lock<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let (key, mode, holder) = standing(args)?;
     let token = holder.standing.token;
     keyspace::store(server, key, Record::new(mode, holder).ok_or(Error::BadEffect)?)?;
-    server.state().lock.fencing.saw(token);
+    server.state().fencing.saw(token);
     Ok(())
 }
 
@@ -112,7 +105,7 @@ fn hold<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let (key, mode, holder) = standing(args)?;
     let token = holder.standing.token;
     keyspace::join(server, key, mode, holder)?;
-    server.state().lock.fencing.saw(token);
+    server.state().fencing.saw(token);
     Ok(())
 }
 
@@ -142,13 +135,6 @@ fn leave<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
         let token = token(args)?;
         keyspace::release(server, key, |record| record.remove(token))?;
     }
-    Ok(())
-}
-
-fn reserve<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
-    let reserve = token(args)?;
-    end(args)?;
-    server.state().lock.fencing.raise_reserve(reserve);
     Ok(())
 }
 

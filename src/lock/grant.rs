@@ -7,11 +7,12 @@
 use smallvec::SmallVec;
 
 use super::record::{Attempt, Holder, Mode, Record, Released, Standing, Wanted};
-use super::wait_queue::Request;
+use super::request::Request;
 use super::{effects, keyspace};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
+use crate::fencing;
 use crate::reply::Reply;
 use crate::server::{Server, Waiter};
 
@@ -60,12 +61,12 @@ fn acquire_now<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, waited:
     let token = match attempt {
         Attempt::Busy => return Ok(None),
         Attempt::Free | Attempt::Upgrade => {
-            let token = next_token(server)?;
+            let token = fencing::next_token(server)?;
             give(server, key, wish, token, 1)?;
             return Ok(Some(token));
         }
         Attempt::Join => {
-            let token = next_token(server)?;
+            let token = fencing::next_token(server)?;
             let holder = holder(wish, standing(wish, token, now, 1))?;
             keyspace::join(server, key, mode, holder)?;
             count_grant(server);
@@ -82,16 +83,6 @@ fn acquire_now<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, waited:
         keyspace::bind(server, key, token, session)?;
     }
     Ok(Some(token))
-}
-
-/// A new fencing token. The reserve goes ahead of it.
-fn next_token<S: Server>(server: &mut S) -> Result<i64, Error> {
-    let now = server.now();
-    let granted = server.state().lock.fencing.grant(now).ok_or(Error::NoTokenLeft)?;
-    if let Some(reserve) = granted.reserve {
-        effects::propagate_reserve(server, reserve);
-    }
-    Ok(granted.token)
 }
 
 fn standing(wish: &Wish<'_>, token: i64, now: UnixMs, keys: u32) -> Standing {
@@ -156,7 +147,7 @@ fn acquire_all_now<S: Server>(
     if busy {
         return Ok(None);
     }
-    let token = next_token(server)?;
+    let token = fencing::next_token(server)?;
     for key in keys {
         give(server, *key, wish, token, count)?;
     }
@@ -236,7 +227,7 @@ fn serve_one<S: Server>(server: &mut S, waiter: Waiter, request: &Request) -> Re
 /// The queue has been looked at; when is the next time?
 fn looked_at<S: Server>(server: &mut S, key: Arg<'_>) {
     let (db, now) = (server.db(), server.now().to_ms());
-    let wake = keyspace::look(server, key, |record| record.held(Some(now)).then(|| record.next_deadline()));
+    let wake = keyspace::look(server, key, |record| record.next_deadline(now));
     server.state().lock.queues.looked_at(db, key.bytes, wake.ok().flatten().flatten());
 }
 

@@ -75,7 +75,7 @@ pub fn join<S: Server>(server: &mut S, key: Arg<'_>, mode: Mode, holder: Holder)
     let db = server.db();
     let state = &mut server.state().lock;
     state.holders_left(db, key.bytes, old.as_slice(), (before, after));
-    state.sessions.arrived(db, key.bytes, session, token);
+    state.sessions.arrived(db, key.bytes, session, &token);
     server.set_expiry(key, Some(deadline));
     server.changed(key);
     Ok(())
@@ -96,8 +96,8 @@ pub fn bind<S: Server>(server: &mut S, key: Arg<'_>, token: i64, session: u64) -
     let before = record.bind(token, session);
     let db = server.db();
     let sessions = &mut server.state().lock.sessions;
-    sessions.left(db, key.bytes, before, token);
-    sessions.arrived(db, key.bytes, Some(session), token);
+    sessions.left(db, key.bytes, before, &token);
+    sessions.arrived(db, key.bytes, Some(session), &token);
     Ok(())
 }
 

@@ -1,47 +1,9 @@
 //! Locks that are held although their key is gone: it was evicted, and is to be put back.
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 
 use crate::lock::record::Record;
-
-/// A key by database and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name {
-    pub db: usize,
-    pub key: Box<[u8]>,
-}
-
-/// The same, borrowed. Derives the same hash, since a boxed slice hashes as a slice.
-#[derive(Hash)]
-pub struct NameRef<'a> {
-    pub db: usize,
-    pub key: &'a [u8],
-}
-
-impl Equivalent<Name> for NameRef<'_> {
-    fn equivalent(&self, name: &Name) -> bool {
-        self.db == name.db && *self.key == *name.key
-    }
-}
-
-impl Name {
-    pub fn is(&self, db: usize, key: &[u8]) -> bool {
-        NameRef { db, key }.equivalent(self)
-    }
-
-    pub fn swap(&mut self, a: usize, b: usize) {
-        self.db = match self.db {
-            db if db == a => b,
-            db if db == b => a,
-            db => db,
-        };
-    }
-
-    pub fn swapped(mut self, a: usize, b: usize) -> Name {
-        self.swap(a, b);
-        self
-    }
-}
+use crate::name::{Name, NameRef};
 
 #[derive(Debug, Default)]
 pub struct Limbo {

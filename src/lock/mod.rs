@@ -1,21 +1,19 @@
 //! LOCK.*: locks with a lease and a fencing token.
 //!
-//! A lock is a key with a value of the type `kw-lock-1`. `record` decides who holds what until when, `fencing` makes the tokens,
-//! `wait_queue` knows who waits, `grant` brings the three together, `keyspace` brings them to the server, and `state` follows
+//! A lock is a key with a value of the type `kw-lock-1`. `record` decides who holds what until when, `grant` brings
+//! it together with the tokens and with who waits, `keyspace` brings them to the server, and `state` follows
 //! what happens to the keys behind the module's back.
 
 pub mod commands;
 pub mod effects;
-mod fencing;
 mod grant;
 mod keyspace;
 mod lease;
 mod limbo;
 mod record;
-mod sessions;
+mod request;
 mod state;
 mod value;
-mod wait_queue;
 
 pub use grant::due;
 pub use keyspace::put_back;

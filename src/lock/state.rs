@@ -1,4 +1,4 @@
-//! The lock family's memory: the fencing tokens, the records that are without a key, and counters. A lock whose key is there
+//! The lock family's memory: the records that are without a key, and counters. A lock whose key is there
 //! is not in it (see [`Lock`]).
 //!
 //! How a record leaves its key. The value tells first (`unlinked`), then, before anything else is unlinked, an event tells why
@@ -14,21 +14,22 @@
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{UnixMs, UnixUs};
-use crate::lock::fencing::{Fencing, TOKEN_END};
-use crate::lock::limbo::{Limbo, Name};
+use crate::clock::UnixMs;
+use crate::lock::limbo::Limbo;
 use crate::lock::record::{Holder, Record};
-use crate::lock::sessions::Sessions;
+use crate::lock::request::Request;
 use crate::lock::value::Lock;
-use crate::lock::wait_queue::WaitQueues;
+use crate::name::Name;
 use crate::server::Waiter;
+use crate::sessions::Sessions;
 use crate::state::{Aftermath, KeyEvent};
+use crate::wait_queue::WaitQueues;
 
 #[derive(Debug, Default)]
 pub struct State {
-    pub fencing: Fencing,
-    pub queues: WaitQueues,
-    pub sessions: Sessions,
+    pub queues: WaitQueues<Request>,
+    /// Holds that end with a connection, by their token.
+    pub sessions: Sessions<i64>,
     limbo: Limbo,
     /// The value that left its name last, while it is open why.
     unlinked: Option<Unlinked>,
@@ -78,8 +79,7 @@ fn removes(event: KeyEvent) -> bool {
     matches!(event, KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted)
 }
 
-/// The kinds of records in an RDB file.
-const RESERVE: u64 = 1;
+/// The kind of record in an RDB file.
 const LIMBO: u64 = 2;
 
 impl State {
@@ -97,7 +97,7 @@ impl State {
     }
 
     /// A value has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
-    pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock, now: UnixUs) {
+    pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
         self.limbo.take(db, key);
         self.queues.look_at(db, key);
         if let Some(unlinked) = self.unlinked.take()
@@ -106,7 +106,6 @@ impl State {
             *lock = Lock::Held(unlinked.record);
         }
         if let Some(record) = lock.record() {
-            self.fencing.saw_in_value(record.token(), now);
             self.arrived(db, key, record);
         }
     }
@@ -223,20 +222,8 @@ impl State {
         self.tallies.extend(from_b.map(|tally| (a, tally)));
     }
 
-    /// This server grants tokens from now on, or may soon: after a load.
-    pub fn loaded(&mut self) {
-        self.fencing.resume();
-    }
-
-    pub fn promoted(&mut self) {
-        self.fencing.resume();
-    }
-
-    /// What an RDB file carries: the fencing reserve once a token was granted, and what is in limbo.
+    /// What an RDB file carries: what is in limbo.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
-        if self.fencing.saved() > 0 {
-            emit(RESERVE, &self.fencing.saved().to_le_bytes());
-        }
         for (name, record) in self.limbo.iter() {
             let saved = SavedLimbo { db: name.db, key: &name.key, record: &record.encode(Vec::new()) };
             if let Ok(bytes) = postcard::to_extend(&saved, Vec::new()) {
@@ -247,24 +234,14 @@ impl State {
 
     /// Takes in one record of a file. `None`: the bytes are no such record. Unknown kinds are skipped.
     pub fn load(&mut self, kind: u64, bytes: &[u8]) -> Option<()> {
-        match kind {
-            RESERVE => {
-                let reserve = i64::from_le_bytes(bytes.try_into().ok()?);
-                if !(0..TOKEN_END).contains(&reserve) {
-                    return None;
-                }
-                self.fencing.raise_reserve(reserve);
+        if kind == LIMBO {
+            let (saved, rest) = postcard::take_from_bytes::<SavedLimbo<'_>>(bytes).ok()?;
+            let record = Record::decode(saved.record)?;
+            if !rest.is_empty() {
+                return None;
             }
-            LIMBO => {
-                let (saved, rest) = postcard::take_from_bytes::<SavedLimbo<'_>>(bytes).ok()?;
-                let record = Record::decode(saved.record)?;
-                if !rest.is_empty() {
-                    return None;
-                }
-                // Its token is below the reserve.
-                self.limbo.insert(Name { db: saved.db, key: saved.key.into() }, record);
-            }
-            _ => {}
+            // Its token is below the reserve.
+            self.limbo.insert(Name { db: saved.db, key: saved.key.into() }, record);
         }
         Some(())
     }
@@ -275,7 +252,7 @@ impl State {
         tally.locks = tally.locks.saturating_add(1);
         tally.heap_bytes = tally.heap_bytes.saturating_add(record.heap_bytes());
         for holder in record.holders() {
-            self.sessions.arrived(db, key, holder.session, holder.standing.token);
+            self.sessions.arrived(db, key, holder.session, &holder.standing.token);
         }
     }
 
@@ -285,7 +262,7 @@ impl State {
         tally.locks = tally.locks.saturating_sub(1);
         tally.heap_bytes = tally.heap_bytes.saturating_sub(record.heap_bytes());
         for holder in record.holders() {
-            self.sessions.left(db, key, holder.session, holder.standing.token);
+            self.sessions.left(db, key, holder.session, &holder.standing.token);
         }
     }
 
@@ -293,7 +270,7 @@ impl State {
     pub fn holders_left(&mut self, db: usize, key: &[u8], holders: &[Holder], (before, after): (usize, usize)) {
         self.resized(db, before, after);
         for holder in holders {
-            self.sessions.left(db, key, holder.session, holder.standing.token);
+            self.sessions.left(db, key, holder.session, &holder.standing.token);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::commands::Command;
 use crate::error::Error;
 use crate::lock::keyspace;
 use crate::lock::record::{Holder, Mode, Record, Standing};
-use crate::lock::wait_queue;
+use crate::lock::request;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -71,7 +71,7 @@ fn describe_holder(holder: &Holder, now: UnixMs) -> Reply<'static> {
     ])
 }
 
-fn describe_waiter(request: &wait_queue::Request, now: UnixMs) -> Reply<'static> {
+fn describe_waiter(request: &request::Request, now: UnixMs) -> Reply<'static> {
     Reply::Array(vec![
         Reply::OwnedBytes(request.owner.to_vec()),
         Reply::Word(request.mode.word()),

@@ -1,43 +1,48 @@
-//! Locks that end with the connection they were acquired on.
+//! What ends with the connection it was acquired on: locks by their token, slots by their id.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::limbo::Name;
+use crate::name::Name;
 
-/// By connection: the tokens it holds, and of which locks. It follows the keyspace: a holder is in it while its lock's key is
-/// there.
-#[derive(Debug, Default)]
-pub struct Sessions {
-    held: BTreeMap<u64, BTreeSet<(i64, Name)>>,
-    /// Connections that have closed, and whose locks are still to be released.
+/// By connection: what it holds, and under which key. It follows the keyspace: a hold is in it while its key is there.
+#[derive(Debug)]
+pub struct Sessions<H> {
+    held: BTreeMap<u64, BTreeSet<(H, Name)>>,
+    /// Connections that have closed, and whose holds are still to be released.
     closed: VecDeque<u64>,
 }
 
-impl Sessions {
-    /// How many locks end with a connection.
-    pub fn len(&self) -> usize {
+impl<H> Default for Sessions<H> {
+    fn default() -> Sessions<H> {
+        Sessions { held: BTreeMap::new(), closed: VecDeque::new() }
+    }
+}
+
+impl<H: Clone + Ord> Sessions<H> {
+    /// How many holds end with a connection.
+    pub fn count(&self) -> usize {
         self.held.values().map(BTreeSet::len).sum()
     }
 
     /// A hold that ends with `session`, if it has one, has come into the keyspace.
-    pub fn arrived(&mut self, db: usize, key: &[u8], session: Option<u64>, token: i64) {
+    pub fn arrived(&mut self, db: usize, key: &[u8], session: Option<u64>, hold: &H) {
         if let Some(session) = session {
-            self.held.entry(session).or_default().insert((token, Name { db, key: key.into() }));
+            self.held.entry(session).or_default().insert((hold.clone(), Name { db, key: key.into() }));
         }
     }
 
     /// It has gone from there.
-    pub fn left(&mut self, db: usize, key: &[u8], session: Option<u64>, token: i64) {
+    pub fn left(&mut self, db: usize, key: &[u8], session: Option<u64>, hold: &H) {
         let Some(session) = session else { return };
         if let Some(held) = self.held.get_mut(&session) {
-            held.remove(&(token, Name { db, key: key.into() }));
+            held.remove(&(hold.clone(), Name { db, key: key.into() }));
             if held.is_empty() {
                 self.held.remove(&session);
             }
         }
     }
 
-    /// The connection is closed; `elsewhere`: it holds locks that are not in here.
+    /// The connection is closed; `elsewhere`: it holds something that is not in here.
     pub fn closed(&mut self, session: u64, elsewhere: bool) {
         if elsewhere || self.held.contains_key(&session) {
             self.closed.push_back(session);
@@ -54,7 +59,7 @@ impl Sessions {
     }
 
     /// What it held.
-    pub fn held_by(&self, session: u64) -> Vec<(i64, Name)> {
+    pub fn held_by(&self, session: u64) -> Vec<(H, Name)> {
         self.held.get(&session).map_or_else(Vec::new, |held| held.iter().cloned().collect())
     }
 
@@ -68,7 +73,7 @@ impl Sessions {
 
     pub fn swapped(&mut self, a: usize, b: usize) {
         for held in self.held.values_mut() {
-            *held = std::mem::take(held).into_iter().map(|(token, name)| (token, name.swapped(a, b))).collect();
+            *held = std::mem::take(held).into_iter().map(|(hold, name)| (hold, name.swapped(a, b))).collect();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Fencing tokens: each is larger than every one granted before on this server, for any lock.
+//! Fencing tokens: each is larger than every one granted before on this server, for whatever it was.
 //!
 //! A token is the clock in microseconds or one more than the last token, whichever is larger, so that a clock set back does
 //! no harm. What a crash or a failover could lose is the knowledge of the last token. So a reserve is made known ahead of
@@ -6,7 +6,10 @@
 //! can fail only if the reserve itself was lost with the grants that followed it (five seconds of grants, or the first ones
 //! after a pause), and the new clock is behind as well.
 
+use crate::args::{Arg, Args};
 use crate::clock::UnixUs;
+use crate::error::Error;
+use crate::server::{Server, Word};
 
 /// Tokens stay below this, the bound of exact integers in a double: clients in JavaScript and Lua can hold them. The clock
 /// gets there in the year 2255.
@@ -76,10 +79,43 @@ impl Fencing {
         self.last = self.last.max(self.reserve);
     }
 
+    /// Takes in what a file carries. `None`: the bytes are no reserve.
+    pub fn load(&mut self, bytes: &[u8]) -> Option<()> {
+        let reserve = i64::from_le_bytes(bytes.try_into().ok()?);
+        (0..TOKEN_END).contains(&reserve).then(|| self.raise_reserve(reserve))
+    }
+
     /// What a file must carry so that tokens go on growing after it is loaded; 0 before the first token.
     pub fn saved(&self) -> i64 {
         self.last.max(self.reserve)
     }
+}
+
+/// A new token. The reserve goes ahead of it: `KEYWARD.APPLY RESERVE number`, no token reaches this number before a new reserve
+/// is sent.
+///
+/// # Errors
+/// `NoTokenLeft`, in the year 2255.
+pub fn next_token<S: Server>(server: &mut S) -> Result<i64, Error> {
+    let now = server.now();
+    let granted = server.state().fencing.grant(now).ok_or(Error::NoTokenLeft)?;
+    if let Some(reserve) = granted.reserve {
+        server.replicate("KEYWARD.APPLY", &[Word::Text("RESERVE"), Word::Int(reserve)]);
+    }
+    Ok(granted.token)
+}
+
+/// Applies `effect` if it is a reserve; `None` if it is not.
+pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) -> Option<Result<(), Error>> {
+    effect.is("RESERVE").then(|| {
+        let reserve = args.take().ok_or(Error::BadEffect)?.int().map_err(|_| Error::BadEffect)?;
+        args.end().map_err(|_| Error::BadEffect)?;
+        if !is_token(reserve) {
+            return Err(Error::BadEffect);
+        }
+        server.state().fencing.raise_reserve(reserve);
+        Ok(())
+    })
 }
 
 #[cfg(test)]

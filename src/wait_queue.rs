@@ -1,10 +1,9 @@
-//! Who waits for which lock: one first-in-first-out queue for each, and when somebody has to look at it again. Pure memory;
-//! what is done with it is in [`grant`](super::grant).
+//! Who waits for which key: one first-in-first-out queue for each, and when somebody has to look at it again. Pure memory of one
+//! family; what is done with it is the family's business.
 //!
 //! Invariants:
-//! - waiters are numbered in the order of arrival, over all locks. Who waits for several stands in all their queues under one
-//!   number, so whoever came first of all heads all of his queues, and no two can wait for each other;
-//! - who waits for several holds none of them.
+//! - waiters are numbered in the order of arrival, over all keys. Who waits for several stands in all their queues under one
+//!   number, so whoever came first of all heads all of his queues, and no two can wait for each other.
 //!
 //! Nothing of this is saved or replicated, and it is keyed by the number of the database, since that is what clients wait in.
 
@@ -12,33 +11,24 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 
-use super::limbo::{Name, NameRef};
-use super::record::Mode;
 use crate::clock::UnixMs;
+use crate::name::{Name, NameRef};
 use crate::server::Waiter;
 
 /// What one waiter wants.
-#[derive(Debug)]
-pub struct Request {
-    pub db: usize,
-    /// One, or all those of a MACQUIRE.
-    pub keys: SmallVec<[Box<[u8]>; 1]>,
-    pub owner: Box<[u8]>,
-    /// From the grant on, in milliseconds.
-    pub lease_ms: i64,
-    pub mode: Mode,
-    pub session: Option<u64>,
-    /// Since when he waits.
-    pub since: UnixMs,
+pub trait Request {
+    fn db(&self) -> usize;
+
+    /// The keys he waits for: one or several.
+    fn keys(&self) -> &[Box<[u8]>];
 }
 
-#[derive(Debug, Default)]
-pub struct WaitQueues {
-    requests: BTreeMap<Waiter, Rc<Request>>,
+#[derive(Debug)]
+pub struct WaitQueues<R> {
+    requests: BTreeMap<Waiter, Rc<R>>,
     queues: HashMap<Name, Queue>,
-    /// When the next lease of a lock ends for which somebody waits.
+    /// When the queues are to be looked at next, by the clock.
     wakes: BTreeSet<(UnixMs, Name)>,
     /// Queues to be looked at now.
     due: VecDeque<Name>,
@@ -51,7 +41,13 @@ struct Queue {
     due: bool,
 }
 
-impl WaitQueues {
+impl<R> Default for WaitQueues<R> {
+    fn default() -> WaitQueues<R> {
+        WaitQueues { requests: BTreeMap::new(), queues: HashMap::new(), wakes: BTreeSet::new(), due: VecDeque::new() }
+    }
+}
+
+impl<R: Request> WaitQueues<R> {
     /// Nobody waits anywhere: the fast way out.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -66,23 +62,23 @@ impl WaitQueues {
         self.queue(db, key).map_or(0, |queue| queue.waiters.len())
     }
 
-    /// Who waits for this lock, in the order of arrival.
-    pub fn waiters(&self, db: usize, key: &[u8]) -> impl Iterator<Item = &Request> {
+    /// Who waits for this key, in the order of arrival.
+    pub fn waiters(&self, db: usize, key: &[u8]) -> impl Iterator<Item = &R> {
         let waiters = self.queue(db, key).into_iter().flat_map(|queue| &queue.waiters);
         waiters.filter_map(|waiter| self.requests.get(waiter).map(Rc::as_ref))
     }
 
     /// A waiter takes his place at the end.
-    pub fn join(&mut self, waiter: Waiter, request: Request) {
-        for key in &request.keys {
-            let name = Name { db: request.db, key: key.clone() };
+    pub fn join(&mut self, waiter: Waiter, request: R) {
+        for key in request.keys() {
+            let name = Name { db: request.db(), key: key.clone() };
             self.queues.entry(name).or_default().waiters.insert(waiter);
         }
         self.requests.insert(waiter, Rc::new(request));
     }
 
     /// Who came first.
-    pub fn head(&self, db: usize, key: &[u8]) -> Option<(Waiter, Rc<Request>)> {
+    pub fn head(&self, db: usize, key: &[u8]) -> Option<(Waiter, Rc<R>)> {
         let waiter = *self.queue(db, key)?.waiters.first()?;
         Some((waiter, Rc::clone(self.requests.get(&waiter)?)))
     }
@@ -90,23 +86,23 @@ impl WaitQueues {
     /// Does he come first wherever he waits?
     pub fn heads_all(&self, waiter: Waiter) -> bool {
         self.requests.get(&waiter).is_some_and(|request| {
-            let first = |key: &[u8]| self.queue(request.db, key).and_then(|queue| queue.waiters.first().copied());
-            request.keys.iter().all(|key| first(key) == Some(waiter))
+            let first = |key: &[u8]| self.queue(request.db(), key).and_then(|queue| queue.waiters.first().copied());
+            request.keys().iter().all(|key| first(key) == Some(waiter))
         })
     }
 
     /// Takes a waiter out of all his queues, at which somebody has to look then.
     pub fn leave(&mut self, waiter: Waiter) {
         let Some(request) = self.requests.remove(&waiter) else { return };
-        for key in &request.keys {
-            if let Some(queue) = self.queue_mut(request.db, key) {
+        for key in request.keys() {
+            if let Some(queue) = self.queue_mut(request.db(), key) {
                 queue.waiters.remove(&waiter);
             }
-            self.look_at(request.db, key);
+            self.look_at(request.db(), key);
         }
     }
 
-    /// Something has happened to the lock: its queue, if there is one, is to be looked at.
+    /// Something has happened to the key: its queue, if there is one, is to be looked at.
     pub fn look_at(&mut self, db: usize, key: &[u8]) {
         if let Some(queue) = self.queue_mut(db, key)
             && !std::mem::replace(&mut queue.due, true)
@@ -115,7 +111,7 @@ impl WaitQueues {
         }
     }
 
-    /// The same for all locks of a database, or of all databases. O(queues).
+    /// The same for all keys of a database, or of all databases. O(queues).
     pub fn look_at_all(&mut self, db: Option<usize>) {
         for (name, queue) in &mut self.queues {
             if db.is_none_or(|db| db == name.db) && !std::mem::replace(&mut queue.due, true) {
@@ -124,7 +120,7 @@ impl WaitQueues {
         }
     }
 
-    /// The queue has been looked at; the next time is when a lease of its lock ends. A queue without waiters goes.
+    /// The queue has been looked at; `wake`: when by the clock it is to be looked at again. A queue without waiters goes.
     pub fn looked_at(&mut self, db: usize, key: &[u8], wake: Option<UnixMs>) {
         let Some((name, queue)) = self.queues.get_key_value(&NameRef { db, key }) else { return };
         let wake = wake.filter(|_| !queue.waiters.is_empty());
@@ -172,13 +168,24 @@ impl WaitQueues {
 mod tests {
     use super::*;
 
-    fn request(keys: &[&str]) -> Request {
-        let keys = keys.iter().map(|key| key.as_bytes().into()).collect();
-        let (mode, since) = (Mode::Exclusive, UnixMs(0));
-        Request { db: 0, keys, owner: b"ann"[..].into(), lease_ms: 1, mode, session: None, since }
+    #[derive(Debug)]
+    struct Keys(Vec<Box<[u8]>>);
+
+    impl Request for Keys {
+        fn db(&self) -> usize {
+            0
+        }
+
+        fn keys(&self) -> &[Box<[u8]>] {
+            &self.0
+        }
     }
 
-    fn due(queues: &mut WaitQueues, now: i64) -> Option<String> {
+    fn request(keys: &[&str]) -> Keys {
+        Keys(keys.iter().map(|key| key.as_bytes().into()).collect())
+    }
+
+    fn due(queues: &mut WaitQueues<Keys>, now: i64) -> Option<String> {
         let name = queues.next_due(UnixMs(now))?;
         queues.looked_at(name.db, &name.key, None);
         Some(String::from_utf8(name.key.into()).unwrap())
