@@ -50,6 +50,11 @@ impl<'a> Args<'a> {
         self.argv.len().saturating_sub(self.next)
     }
 
+    /// The next argument, which stays to be taken.
+    pub fn peek(&self) -> Option<Arg<'a>> {
+        self.argv.get(self.next).map(|bytes| Arg { bytes, position: self.next })
+    }
+
     /// The next argument, if any.
     pub fn take(&mut self) -> Option<Arg<'a>> {
         let bytes = self.argv.get(self.next)?;

@@ -56,7 +56,9 @@ macro_rules! every_command {
             $crate::lock::commands::Exec,
             $crate::ratelimit::commands::Check,
             $crate::ratelimit::commands::Peek,
+            $crate::ratelimit::commands::Refund,
             $crate::ratelimit::commands::Reset,
+            $crate::ratelimit::commands::Ban,
             $crate::ratelimit::commands::Info,
             $crate::apply::Apply,
         }

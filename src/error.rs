@@ -36,6 +36,7 @@ pub enum Error {
     Fenced,
     Nested,
     CrossSlot,
+    LimitCount,
     TooManyLimits,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
@@ -79,6 +80,7 @@ impl fmt::Display for Error {
             Error::Nested => f.write_str("ERR LOCK.EXEC cannot run within LOCK.EXEC"),
             Error::CrossSlot => f.write_str("CROSSSLOT Keys in request don't hash to the same slot"),
             Error::Fenced => f.write_str("FENCED token is stale"),
+            Error::LimitCount => f.write_str("ERR a call can name at most 8 limits"),
             Error::TooManyLimits => f.write_str("ERR a key can hold at most 16 limits of different windows"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }

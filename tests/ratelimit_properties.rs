@@ -8,8 +8,10 @@ use keyward::fake_server::{Entry, FakeServer, Value};
 use keyward::native::NativeValue;
 use keyward::ratelimit::MAX_UNITS;
 use keyward::ratelimit::commands::{Check, Peek, Reset};
-use keyward::ratelimit::limiter::Limiter;
-use keyward::ratelimit::sliding_window::{SlidingWindow, Window};
+use keyward::ratelimit::limiter::{Limiter, Metered};
+use keyward::ratelimit::meter::{Algorithm, Meter};
+use keyward::ratelimit::sliding_window::SlidingWindow;
+use keyward::ratelimit::window::Window;
 use keyward::reply::Reply;
 use keyward::state::State;
 use proptest::prelude::*;
@@ -311,27 +313,38 @@ fn limiter() -> impl Strategy<Value = Limiter> {
             let window = Window::from_ms(windows[which % windows.len()]).unwrap();
             now += steps * window.tick_us() / 10;
             // Too many windows or units are refused, and that is as good a state as any.
-            let _ = limiter.charge(window, UnixUs(now), units);
+            let _ = limiter.charge(&[meter(which, window)], UnixUs(now), units);
         }
         limiter
     })
 }
 
+fn meter(which: usize, window: Window) -> Meter {
+    let algorithm = match which % 3 {
+        0 => Algorithm::Sliding,
+        1 => Algorithm::Gcra { rate: 1 + which as i64 },
+        _ => Algorithm::Fixed,
+    };
+    Meter { algorithm, window }
+}
+
 /// Nothing that a limiter can be asked may panic, whatever dump it came from.
 fn use_it(mut limiter: Limiter) {
     let moments = [i64::MIN, 0, 1_750_000_000_000_000, i64::MAX / 2, i64::MAX];
-    let windows: Vec<Window> = limiter.windows().iter().map(|state| state.window()).collect();
+    let meters: Vec<Meter> = limiter.states().iter().filter_map(Metered::meter).collect();
     for now in moments.map(UnixUs) {
         assert!(limiter.expiry().0 >= 0);
-        limiter.is_full(now);
-        for window in &windows {
-            let reading = limiter.reading(*window, now);
-            assert!((0..=MAX_UNITS).contains(&reading.used()));
-            assert!(reading.ms_until_free(1) <= reading.ms_until_full());
-            assert!(reading.ms_until_free(MAX_UNITS) == reading.ms_until_full());
-            let _ = limiter.charge(*window, now, 1);
-            limiter.set_back(*window, UnixUs(7));
+        for meter in &meters {
+            let reading = limiter.reading(*meter, now);
+            let used = reading.used();
+            assert!((0..=MAX_UNITS).contains(&used));
+            assert!(reading.ms_until_used(used - 1) <= reading.ms_until_used(0));
+            assert_eq!(reading.ms_until_used(used), 0);
+            let _ = limiter.charge(&[*meter], now, 1);
+            limiter.set_back(&[*meter], UnixUs(7));
+            limiter.refund(&[*meter], now, 1);
         }
+        let _ = limiter.ban(UnixMs(7));
     }
 }
 
@@ -391,19 +404,21 @@ proptest! {
         let mut tick = 1;
         for (ticks, shift) in load {
             tick += ticks;
-            let left = budget - limiter.reading(window, UnixUs(tick * window.tick_us())).used();
+            let now = UnixUs(tick * window.tick_us());
+            let left = budget - limiter.reading(Meter::sliding(window), now).used();
             // Costs of every size, as large as fit.
             let cost = (budget >> shift.min(40)).max(1);
             if cost <= left {
-                limiter.charge(window, UnixUs(tick * window.tick_us()), cost).unwrap();
+                limiter.charge(&[Meter::sliding(window)], now, cost).unwrap();
             }
             let longest = match budget { 1_000 => 270, 1_000_000_000 => 1033, _ => SlidingWindow::MAX_OLDER_BYTES };
-            if let [state] = limiter.windows() {
+            if let [Metered::Sliding(state)] = limiter.states() {
                 prop_assert!(state.older().len() <= longest);
                 prop_assert!(state.entries().count() <= 257);
                 let memory = limiter.memory(&State::default());
-                prop_assert!(memory >= size_of::<Limiter>() + state.older().len());
-                prop_assert!(memory <= size_of::<Limiter>() + longest * 9 / 8 + 20);
+                let fixed = size_of::<Limiter>() + size_of::<SlidingWindow>();
+                prop_assert!(memory >= fixed + state.older().len());
+                prop_assert!(memory <= fixed + longest * 9 / 8 + 20);
             }
         }
     }
@@ -446,9 +461,10 @@ fn the_largest_state_survives_a_dump() {
     let mut limiter = Limiter::default();
     for tick in 0..257 {
         let units = if tick < 56 { 1 << 34 } else { 1 << 27 };
-        limiter.charge(window, UnixUs(tick * window.tick_us()), units).unwrap();
+        limiter.charge(&[Meter::sliding(window)], UnixUs(tick * window.tick_us()), units).unwrap();
     }
     let dump = limiter.encode(&State::default());
-    assert_eq!(limiter.windows()[0].older().len(), SlidingWindow::MAX_OLDER_BYTES);
+    let [Metered::Sliding(state)] = limiter.states() else { panic!() };
+    assert_eq!(state.older().len(), SlidingWindow::MAX_OLDER_BYTES);
     assert_eq!(Limiter::decode(&dump), Some(limiter));
 }

@@ -1,103 +1,149 @@
-//! What of this family is replicated by KEYWARD.APPLY: an admission as an absolute booking, `CHARGE key SLIDING window_ms now_us
-//! units`, and `SETBACK key SLIDING window_ms now_us` for a clock that was found set back by a check that was denied.
+//! What of this family is replicated by KEYWARD.APPLY. A meter is `SLIDING window_ms`, `GCRA window_ms rate` or `FIXED window_ms`:
 //!
-//! Primary and replica change a limiter through [`Effect::apply_to`] alone, so that they cannot differ. The key's expiry
-//! follows from the state and is not sent.
+//! - `CHARGE key meter [meter ...] unix_us units`: so much was admitted
+//! - `SETBACK key meter [meter ...] unix_us`: the clock was set back to this moment
+//! - `REFUND key meter [meter ...] unix_us units`: so much was given back
+//! - `BAN key until_ms`: everything is denied until then
+//!
+//! The moment is the primary's. All of it is arithmetic on the state and these numbers, so a replica reaches the same
+//! state and is not sent it.
+
+use smallvec::{SmallVec, smallvec};
 
 use crate::args::{Arg, Args};
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
+use crate::ratelimit::MAX_UNITS;
+use crate::ratelimit::decision::Meters;
+use crate::ratelimit::limit::MAX_LIMITS;
 use crate::ratelimit::limiter::Limiter;
-use crate::ratelimit::sliding_window::Window;
+use crate::ratelimit::meter::{Algorithm, Meter};
 use crate::server::{Server, Word};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    Charge { window: Window, now: UnixUs, units: i64 },
-    SetBack { window: Window, now: UnixUs },
+    Charge { meters: Meters, now: UnixUs, units: i64 },
+    SetBack { meters: Meters, now: UnixUs },
+    Refund { meters: Meters, now: UnixUs, units: i64 },
+    Ban { until: UnixMs },
 }
 
 impl Effect {
     /// Changes the limiter; the key's new expiry, if it is another one now. An error changes nothing.
-    pub fn apply_to(self, limiter: &mut Limiter) -> Result<Option<UnixMs>, Error> {
+    pub fn apply_to(&self, limiter: &mut Limiter) -> Result<Option<UnixMs>, Error> {
         let before = limiter.expiry();
         match self {
-            Effect::Charge { window, now, units } => limiter.charge(window, now, units)?,
-            Effect::SetBack { window, now } => limiter.set_back(window, now),
+            Effect::Charge { meters, now, units } => limiter.charge(meters, *now, *units)?,
+            Effect::SetBack { meters, now } => limiter.set_back(meters, *now),
+            Effect::Refund { meters, now, units } => limiter.refund(meters, *now, *units),
+            Effect::Ban { until } => limiter.ban(*until)?,
         }
         let after = limiter.expiry();
         Ok((after != before).then_some(after))
     }
 
-    pub fn replicate<S: Server>(self, key: Arg<'_>, server: &mut S) {
-        match self {
-            Effect::Charge { window, now, units } => server.replicate(
-                "KEYWARD.APPLY",
-                &[
-                    Word::Text("CHARGE"),
-                    Word::Arg(key),
-                    Word::Text("SLIDING"),
-                    Word::Int(window.ms()),
-                    Word::Int(now.0),
-                    Word::Int(units),
-                ],
-            ),
-            Effect::SetBack { window, now } => server.replicate(
-                "KEYWARD.APPLY",
-                &[
-                    Word::Text("SETBACK"),
-                    Word::Arg(key),
-                    Word::Text("SLIDING"),
-                    Word::Int(window.ms()),
-                    Word::Int(now.0),
-                ],
-            ),
+    /// Can it make a limiter where there is none?
+    fn creates(&self) -> bool {
+        matches!(self, Effect::Charge { .. } | Effect::Ban { .. })
+    }
+
+    pub fn replicate<S: Server>(&self, key: Arg<'_>, server: &mut S) {
+        let (name, meters, numbers): (_, &[Meter], SmallVec<[i64; 2]>) = match self {
+            Effect::Charge { meters, now, units } => ("CHARGE", meters, smallvec![now.0, *units]),
+            Effect::SetBack { meters, now } => ("SETBACK", meters, smallvec![now.0]),
+            Effect::Refund { meters, now, units } => ("REFUND", meters, smallvec![now.0, *units]),
+            Effect::Ban { until } => ("BAN", &[], smallvec![until.0]),
+        };
+        let mut words: SmallVec<[Word<'_>; 8]> = smallvec![Word::Text(name), Word::Arg(key)];
+        for word in meters.iter().flat_map(|meter| meter.words()) {
+            words.push(word);
         }
+        words.extend(numbers.iter().map(|number| Word::Int(*number)));
+        server.replicate("KEYWARD.APPLY", &words);
     }
 }
 
 /// Applies `effect` if it is one of this family's; `None` if it is not.
 pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) -> Option<Result<(), Error>> {
-    if effect.is("CHARGE") {
-        Some(parse(args, true).and_then(|(key, effect)| apply_to_key(effect, key, server)))
-    } else if effect.is("SETBACK") {
-        Some(parse(args, false).and_then(|(key, effect)| apply_to_key(effect, key, server)))
-    } else {
-        None
-    }
+    let parse: fn(&mut Args<'_>) -> Result<Effect, Error> = match () {
+        () if effect.is("CHARGE") => |args| {
+            let (meters, now) = metered(args)?;
+            Ok(Effect::Charge { meters, now, units: units(args)? })
+        },
+        () if effect.is("SETBACK") => |args| {
+            let (meters, now) = metered(args)?;
+            Ok(Effect::SetBack { meters, now })
+        },
+        () if effect.is("REFUND") => |args| {
+            let (meters, now) = metered(args)?;
+            Ok(Effect::Refund { meters, now, units: units(args)? })
+        },
+        () if effect.is("BAN") => |args| {
+            let until = UnixMs(number(args)?);
+            if until.0 > 0 { Ok(Effect::Ban { until }) } else { Err(Error::BadEffect) }
+        },
+        () => return None,
+    };
+    let key = match args.take() {
+        Some(key) => key,
+        None => return Some(Err(Error::BadEffect)),
+    };
+    let parsed = parse(args).and_then(|effect| args.end().map_err(|_| Error::BadEffect).map(|()| effect));
+    Some(parsed.and_then(|effect| apply_to_key(&effect, key, server)))
 }
 
-fn parse<'a>(args: &mut Args<'a>, charge: bool) -> Result<(Arg<'a>, Effect), Error> {
-    let mut word = || args.take().ok_or(Error::BadEffect);
-    let key = word()?;
-    if !word()?.is("SLIDING") {
+/// `meter [meter ...] unix_us`
+fn metered(args: &mut Args<'_>) -> Result<(Meters, UnixUs), Error> {
+    let mut meters = Meters::new();
+    while let Some(algorithm) = args.peek().and_then(Algorithm::named) {
+        args.take();
+        let meter = Meter::parse(algorithm, args)?;
+        if meters.len() == MAX_LIMITS || meters.iter().any(|other| other.is_alike(meter)) {
+            return Err(Error::BadEffect);
+        }
+        meters.push(meter);
+    }
+    if meters.is_empty() {
         return Err(Error::BadEffect);
     }
-    let mut number = || word()?.int().map_err(|_| Error::BadEffect);
-    let window = Window::from_ms(number()?).ok_or(Error::BadEffect)?;
-    let now = UnixUs(number()?);
-    let effect =
-        if charge { Effect::Charge { window, now, units: number()? } } else { Effect::SetBack { window, now } };
-    args.end().map_err(|_| Error::BadEffect)?;
-    Ok((key, effect))
+    Ok((meters, UnixUs(number(args)?)))
 }
 
-fn apply_to_key<S: Server>(effect: Effect, key: Arg<'_>, server: &mut S) -> Result<(), Error> {
-    let expiry = match (server.native::<Limiter>(key)?, effect) {
-        (Some(limiter), _) => effect.apply_to(limiter)?,
-        (None, Effect::Charge { .. }) => {
+fn number(args: &mut Args<'_>) -> Result<i64, Error> {
+    args.take().ok_or(Error::BadEffect)?.int().map_err(|_| Error::BadEffect)
+}
+
+fn units(args: &mut Args<'_>) -> Result<i64, Error> {
+    number(args).and_then(|units| if (1..=MAX_UNITS).contains(&units) { Ok(units) } else { Err(Error::BadEffect) })
+}
+
+fn apply_to_key<S: Server>(effect: &Effect, key: Arg<'_>, server: &mut S) -> Result<(), Error> {
+    match server.native::<Limiter>(key)? {
+        Some(limiter) => {
+            let expiry = effect.apply_to(limiter)?;
+            let is_empty = limiter.is_empty();
+            changed(server, key, is_empty, expiry);
+        }
+        None if effect.creates() => {
             let mut limiter = Limiter::default();
             let expiry = effect.apply_to(&mut limiter)?;
             server.put_native(key, limiter, expiry);
-            return Ok(());
         }
-        (None, Effect::SetBack { .. }) => return Err(Error::BadEffect),
-    };
+        None => return Err(Error::BadEffect),
+    }
+    Ok(())
+}
+
+/// The limiter of this key was changed in place. One in which nothing is left goes.
+pub fn changed<S: Server>(server: &mut S, key: Arg<'_>, is_empty: bool, expiry: Option<UnixMs>) {
+    if is_empty {
+        server.delete(key);
+        return;
+    }
     server.changed(key);
     if expiry.is_some() {
         server.set_expiry(key, expiry);
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -115,8 +161,9 @@ mod tests {
         for effect in [
             "CHARGE",
             "CHARGE k",
+            "CHARGE k 1 1",
             "CHARGE k SLIDING 1000 1",
-            "CHARGE k FIXED 1000 1 1",
+            "CHARGE k TOKENS 1000 1 1",
             "CHARGE k SLIDING 1000 1 1 1",
             "CHARGE k SLIDING 0 1 1",
             "CHARGE k SLIDING 1000000000001 1 1",
@@ -125,11 +172,25 @@ mod tests {
             "CHARGE k SLIDING 1000 1 -1",
             "CHARGE k SLIDING 1000 1 1000000000001",
             "CHARGE k SLIDING x 1 1",
+            "CHARGE k SLIDING 1000 SLIDING 1000 1 1",
+            "CHARGE k GCRA 1000 0 1 1",
+            "CHARGE k GCRA 1000 1000000000001 1 1",
+            "CHARGE k GCRA 1000 5 GCRA 1000 6 1 1",
+            "CHARGE k FIXED 0 1 1",
             "SETBACK k SLIDING 1000 1",
             "SETBACK k SLIDING 1000 1 1",
+            "REFUND k SLIDING 1000 1 1",
+            "REFUND k SLIDING 1000 1",
+            "BAN k",
+            "BAN k 0",
+            "BAN k -1",
+            "BAN k x",
+            "BAN k 1 1",
         ] {
             assert_eq!(server.call::<Apply>(&format!("KEYWARD.APPLY {effect}")), Err(Error::BadEffect), "{effect}");
         }
+        let nine: String = (1..=9).map(|ms| format!(" FIXED {ms}")).collect();
+        assert_eq!(server.call::<Apply>(&format!("KEYWARD.APPLY CHARGE k{nine} 1 1")), Err(Error::BadEffect));
         assert_eq!(server.call::<Apply>("KEYWARD.APPLY CHARGE s SLIDING 1000 1 1"), Err(Error::WrongType));
         assert_eq!(server.keys.len(), 1);
         assert!(server.take_replicated().is_empty());
@@ -137,10 +198,19 @@ mod tests {
 
     #[test]
     fn charges_beyond_what_any_limit_allows_are_refused() {
+        for meter in ["SLIDING 1000", "GCRA 1000 1", "FIXED 1000"] {
+            let mut server = FakeServer::new();
+            server.replayed = true;
+            let mut apply = |effect: &str| server.call::<Apply>(&format!("KEYWARD.APPLY {effect}")).map(|_| ());
+            assert_eq!(apply(&format!("CHARGE k {meter} 7 1000000000000")), Ok(()));
+            assert_eq!(apply(&format!("CHARGE k {meter} 7 1")), Err(Error::BadEffect));
+            assert_eq!(apply(&format!("CHARGE k FIXED 5 {meter} 7 1")), Err(Error::BadEffect));
+            assert_eq!(apply(&format!("SETBACK k {meter} 0")), Ok(()));
+            assert_eq!(apply(&format!("REFUND k {meter} 0 1000000000000")), Ok(()));
+            assert!(server.keys.is_empty());
+        }
         let mut server = FakeServer::new();
-        server.replayed = true;
-        assert_eq!(server.call::<Apply>("KEYWARD.APPLY CHARGE k SLIDING 1000 7 1000000000000"), Ok(Reply::Ok));
-        assert_eq!(server.call::<Apply>("KEYWARD.APPLY CHARGE k SLIDING 1000 9 1"), Err(Error::BadEffect));
-        assert_eq!(server.call::<Apply>("KEYWARD.APPLY SETBACK k SLIDING 1000 0"), Ok(Reply::Ok));
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY BAN k 1800000000000"), Ok(Reply::Ok));
+        assert_eq!(server.key_expiry("k").unwrap().0, 1_800_000_000_000);
     }
 }

@@ -1,14 +1,19 @@
 //! The value of a limiter's key: the states of all limits that were checked under this key and are not full.
 
-use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 use std::mem::size_of;
+
+use serde::{Deserialize, Serialize};
 
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::native::NativeValue;
 use crate::ratelimit::MAX_UNITS;
-use crate::ratelimit::sliding_window::{Entry, Reading, SlidingWindow, Window};
+use crate::ratelimit::fixed_window::FixedWindow;
+use crate::ratelimit::gcra::{Gcra, Parts};
+use crate::ratelimit::meter::{Algorithm, Meter};
+use crate::ratelimit::reading::Reading;
+use crate::ratelimit::sliding_window::{Entry, SlidingWindow};
+use crate::ratelimit::window::Window;
 use crate::state::State;
 
 /// The type `kw-limit1`. A state is named by its algorithm and its window; the count of a limit is no part of it.
@@ -17,73 +22,271 @@ use crate::state::State;
 /// all are full the key's expiry has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limiter {
-    windows: SmallVec<[SlidingWindow; 1]>,
+    meters: Meters,
+}
+
+/// Most limiters have one state, which needs no list. No two are alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Meters {
+    #[default]
+    None,
+    One(Metered),
+    Several(Vec<Metered>),
+}
+
+/// The state of one limit, or a ban.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Metered {
+    /// The largest by far, so that it does not make the others as large.
+    Sliding(Box<SlidingWindow>),
+    Gcra(Gcra),
+    Fixed(FixedWindow),
+    Ban(UnixMs),
+}
+
+impl Metered {
+    /// `units` have just been admitted.
+    fn first(meter: Meter, now: UnixUs, units: i64) -> Metered {
+        let window = meter.window;
+        match meter.algorithm {
+            Algorithm::Sliding => Metered::Sliding(Box::new(SlidingWindow::first(window, window.tick_at(now), units))),
+            Algorithm::Gcra { rate } => Metered::Gcra(Gcra::first(window, rate, now, units)),
+            Algorithm::Fixed => Metered::Fixed(FixedWindow::first(window, now, units)),
+        }
+    }
+
+    /// What it measures by; a ban measures nothing.
+    pub fn meter(&self) -> Option<Meter> {
+        match self {
+            Metered::Sliding(state) => Some(Meter { algorithm: Algorithm::Sliding, window: state.window() }),
+            Metered::Gcra(state) => {
+                Some(Meter { algorithm: Algorithm::Gcra { rate: state.rate() }, window: state.window() })
+            }
+            Metered::Fixed(state) => Some(Meter { algorithm: Algorithm::Fixed, window: state.window() }),
+            Metered::Ban(_) => None,
+        }
+    }
+
+    fn is_of(&self, meter: Meter) -> bool {
+        self.meter().is_some_and(|own| own.is_alike(meter))
+    }
+
+    /// For one who asks by this meter, which is alike.
+    pub fn reading(&self, meter: Meter, now: UnixUs) -> Reading<'_> {
+        match (self, meter.algorithm) {
+            (Metered::Sliding(state), _) => Reading::Sliding(state.reading(now)),
+            (Metered::Gcra(state), Algorithm::Gcra { rate }) => Reading::Gcra(state.reading(rate, now)),
+            (Metered::Fixed(state), _) => Reading::Fixed(state.reading(now)),
+            (Metered::Gcra(_) | Metered::Ban(_), _) => Reading::full(meter),
+        }
+    }
+
+    /// False, and nothing changes, if that were more than any limit allows.
+    fn charge(&mut self, meter: Meter, now: UnixUs, units: i64) -> bool {
+        match (self, meter.algorithm) {
+            (Metered::Sliding(state), _) => state.charge(meter.window.tick_at(now), units),
+            (Metered::Gcra(state), Algorithm::Gcra { rate }) => state.charge(rate, now, units),
+            (Metered::Fixed(state), _) => state.charge(now, units),
+            (Metered::Gcra(_) | Metered::Ban(_), _) => false,
+        }
+    }
+
+    /// False if nothing is left in it.
+    fn refund(&mut self, meter: Meter, now: UnixUs, units: i64) -> bool {
+        match (self, meter.algorithm) {
+            (Metered::Sliding(state), _) => state.refund(meter.window.tick_at(now), units),
+            (Metered::Gcra(state), Algorithm::Gcra { rate }) => state.refund(rate, now, units),
+            (Metered::Fixed(state), _) => state.refund(now, units),
+            (Metered::Gcra(_) | Metered::Ban(_), _) => true,
+        }
+    }
+
+    fn is_ahead_of(&self, now: UnixUs) -> bool {
+        match self {
+            Metered::Sliding(state) => state.is_ahead_of(state.window().tick_at(now)),
+            Metered::Gcra(state) => state.is_ahead_of(now),
+            Metered::Fixed(state) => state.is_ahead_of(now),
+            Metered::Ban(_) => false,
+        }
+    }
+
+    fn set_back(&mut self, now: UnixUs) {
+        match self {
+            Metered::Sliding(state) => state.set_back(state.window().tick_at(now)),
+            Metered::Gcra(state) => state.set_back(now),
+            Metered::Fixed(state) => state.set_back(now),
+            Metered::Ban(_) => {}
+        }
+    }
+
+    /// The moment from which nothing is counted any more, if nothing is added.
+    fn full_at(&self) -> UnixUs {
+        match self {
+            Metered::Sliding(state) => state.full_at(),
+            Metered::Gcra(state) => state.full_at(),
+            Metered::Fixed(state) => state.full_at(),
+            Metered::Ban(until) => UnixUs(until.0.saturating_mul(1000)),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Metered::Sliding(state) => size_of::<SlidingWindow>() + state.heap_bytes(),
+            Metered::Gcra(_) | Metered::Fixed(_) | Metered::Ban(_) => 0,
+        }
+    }
+}
+
+impl Meters {
+    fn as_slice(&self) -> &[Metered] {
+        match self {
+            Meters::None => &[],
+            Meters::One(state) => std::slice::from_ref(state),
+            Meters::Several(states) => states,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Metered] {
+        match self {
+            Meters::None => &mut [],
+            Meters::One(state) => std::slice::from_mut(state),
+            Meters::Several(states) => states,
+        }
+    }
+
+    fn into_vec(self) -> Vec<Metered> {
+        match self {
+            Meters::None => Vec::new(),
+            Meters::One(state) => vec![state],
+            Meters::Several(states) => states,
+        }
+    }
+
+    fn push(&mut self, state: Metered) {
+        *self = match std::mem::take(self) {
+            Meters::None => Meters::One(state),
+            Meters::One(first) => Meters::Several(vec![first, state]),
+            Meters::Several(mut states) => {
+                states.push(state);
+                Meters::Several(states)
+            }
+        };
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&mut Metered) -> bool) {
+        for mut state in std::mem::take(self).into_vec() {
+            if keep(&mut state) {
+                self.push(state);
+            }
+        }
+    }
 }
 
 impl Limiter {
     /// States under one key: twice the limits that one call can name.
     pub const MAX_STATES: usize = 16;
 
-    /// How the limit with this window stands; a state that is not there is full.
-    pub fn reading(&self, window: Window, now: UnixUs) -> Reading<'_> {
-        self.find(window).map_or(Reading::full(window), |state| state.reading(now))
+    /// How the limit with this meter stands; a state that is not there is full.
+    pub fn reading(&self, meter: Meter, now: UnixUs) -> Reading<'_> {
+        self.find(meter).map_or_else(|| Reading::full(meter), |state| state.reading(meter, now))
     }
 
-    /// The states, each named by its window.
-    pub fn windows(&self) -> &[SlidingWindow] {
-        &self.windows
+    pub fn states(&self) -> &[Metered] {
+        self.meters.as_slice()
     }
 
-    /// Books `units` in this window, and drops the other states that are full. Deterministic in its arguments, which are
-    /// checked as untrusted; an error changes nothing.
-    pub fn charge(&mut self, window: Window, now: UnixUs, units: i64) -> Result<(), Error> {
+    /// Until when everything is denied, if that is still to come.
+    pub fn banned_until(&self, now: UnixMs) -> Option<UnixMs> {
+        self.states().iter().find_map(|state| match state {
+            Metered::Ban(until) if now < *until => Some(*until),
+            _ => None,
+        })
+    }
+
+    /// Books `units` with each of these meters, no two of which are alike, and drops the other states that are full.
+    /// Deterministic in its arguments, which are checked as untrusted; an error changes nothing.
+    pub fn charge(&mut self, meters: &[Meter], now: UnixUs, units: i64) -> Result<(), Error> {
         if !(1..=MAX_UNITS).contains(&units) {
             return Err(Error::BadEffect);
         }
-        let tick = window.tick_at(now);
-        let kept = |state: &SlidingWindow| state.window() == window || now < state.full_at();
-        let kept_states = self.windows.iter().filter(|state| kept(state)).count();
-        match self.find_mut(window) {
-            Some(state) => state.charge(tick, units).then_some(()).ok_or(Error::BadEffect)?,
-            None if kept_states >= Limiter::MAX_STATES => return Err(Error::TooManyLimits),
-            None => self.windows.push(SlidingWindow::first(window, tick, units)),
+        // The usual case, which needs no look at what else there is.
+        if let ([meter], Meters::One(state)) = (meters, &mut self.meters)
+            && state.is_of(*meter)
+        {
+            return state.charge(*meter, now, units).then_some(()).ok_or(Error::BadEffect);
         }
-        if self.windows.len() > 1 {
-            self.windows.retain(|state| kept(state));
+        let fits = |meter: &Meter| self.reading(*meter, now).used() <= MAX_UNITS - units;
+        if !meters.iter().all(fits) {
+            return Err(Error::BadEffect);
+        }
+        let named = |state: &Metered| meters.iter().any(|meter| state.is_of(*meter));
+        let kept = |state: &Metered| named(state) || now < state.full_at();
+        let others = self.states().iter().filter(|state| kept(state) && !named(state)).count();
+        if others + meters.len() > Limiter::MAX_STATES {
+            return Err(Error::TooManyLimits);
+        }
+        for meter in meters {
+            match self.find_mut(*meter) {
+                // That it fits was looked at above.
+                Some(state) => drop(state.charge(*meter, now, units)),
+                None => self.meters.push(Metered::first(*meter, now, units)),
+            }
+        }
+        if !self.states().iter().all(kept) {
+            self.meters.retain(|state| kept(state));
         }
         Ok(())
     }
 
-    /// Is the clock behind this window's state?
-    pub fn is_ahead_of(&self, window: Window, now: UnixUs) -> bool {
-        self.find(window).is_some_and(|state| state.is_ahead_of(window.tick_at(now)))
+    /// Takes the newest `units` back, as far as there are any.
+    pub fn refund(&mut self, meters: &[Meter], now: UnixUs, units: i64) {
+        self.meters.retain(|state| {
+            let meter = meters.iter().find(|meter| state.is_of(**meter));
+            meter.is_none_or(|meter| state.refund(*meter, now, units))
+        });
     }
 
-    /// See [`SlidingWindow::set_back`].
-    pub fn set_back(&mut self, window: Window, now: UnixUs) {
-        if let Some(state) = self.find_mut(window) {
-            state.set_back(window.tick_at(now));
+    /// Denies everything until then; instead of an earlier ban, if there is one.
+    pub fn ban(&mut self, until: UnixMs) -> Result<(), Error> {
+        let is_full = self.states().len() >= Limiter::MAX_STATES;
+        match self.meters.as_mut_slice().iter_mut().find(|state| matches!(state, Metered::Ban(_))) {
+            Some(ban) => *ban = Metered::Ban(until),
+            None if is_full => return Err(Error::TooManyLimits),
+            None => self.meters.push(Metered::Ban(until)),
+        }
+        Ok(())
+    }
+
+    /// Is the clock behind the state of one of these meters?
+    pub fn is_ahead_of(&self, meters: &[Meter], now: UnixUs) -> bool {
+        meters.iter().any(|meter| self.find(*meter).is_some_and(|state| state.is_ahead_of(now)))
+    }
+
+    /// The clock was set back to before the last charge: these states follow it, see [`SlidingWindow::set_back`].
+    pub fn set_back(&mut self, meters: &[Meter], now: UnixUs) {
+        for meter in meters {
+            if let Some(state) = self.find_mut(*meter) {
+                state.set_back(now);
+            }
         }
     }
 
-    /// The moment from which every state is full: the key's expiry, rounded up. It changes with the newest tick only, so that
-    /// the key is not given a new one at every call.
+    /// The moment from which every state is full: the key's expiry, rounded up.
     pub fn expiry(&self) -> UnixMs {
-        let full_at = self.windows.iter().map(SlidingWindow::full_at).max().unwrap_or_default();
-        UnixMs((full_at.0 + 999) / 1000)
+        let full_at = self.states().iter().map(Metered::full_at).max().unwrap_or_default();
+        UnixMs((full_at.0 / 1000).saturating_add(i64::from(full_at.0 % 1000 > 0)))
     }
 
-    /// Is nothing counted any more? Then losing the limiter loses nothing.
-    pub fn is_full(&self, now: UnixUs) -> bool {
-        self.windows.iter().all(|state| state.full_at() <= now)
+    pub fn is_empty(&self) -> bool {
+        self.states().is_empty()
     }
 
-    fn find(&self, window: Window) -> Option<&SlidingWindow> {
-        self.windows.iter().find(|state| state.window() == window)
+    fn find(&self, meter: Meter) -> Option<&Metered> {
+        self.states().iter().find(|state| state.is_of(meter))
     }
 
-    fn find_mut(&mut self, window: Window) -> Option<&mut SlidingWindow> {
-        self.windows.iter_mut().find(|state| state.window() == window)
+    fn find_mut(&mut self, meter: Meter) -> Option<&mut Metered> {
+        self.meters.as_mut_slice().iter_mut().find(|state| state.is_of(meter))
     }
 }
 
@@ -91,26 +294,60 @@ impl Limiter {
 #[derive(Serialize, Deserialize)]
 enum Stored<'a> {
     Sliding { window_ms: u64, tick: u64, units: u64, older: &'a [u8] },
+    Gcra { window_ms: u64, rate: u64, at: u64, units: u64, fraction: u64 },
+    Fixed { window_ms: u64, number: u64, used: u64 },
+    Ban { until: u64 },
 }
 
-impl<'a> From<&'a SlidingWindow> for Stored<'a> {
-    fn from(state: &'a SlidingWindow) -> Stored<'a> {
-        let Entry { tick, units } = state.newest();
-        Stored::Sliding {
-            window_ms: state.window().ms().unsigned_abs(),
-            tick: tick.unsigned_abs(),
-            units: units.unsigned_abs(),
-            older: state.older(),
+impl<'a> From<&'a Metered> for Stored<'a> {
+    fn from(state: &'a Metered) -> Stored<'a> {
+        match state {
+            Metered::Sliding(state) => {
+                let (Entry { tick, units }, window) = (state.newest(), state.window());
+                Stored::Sliding {
+                    window_ms: window.ms().unsigned_abs(),
+                    tick: tick.unsigned_abs(),
+                    units: units.unsigned_abs(),
+                    older: state.older(),
+                }
+            }
+            Metered::Gcra(state) => {
+                let Parts { window, rate, at, units, fraction } = state.parts();
+                let [window_ms, rate, at, units, fraction] =
+                    [window.ms(), rate, at.0, units, fraction].map(i64::unsigned_abs);
+                Stored::Gcra { window_ms, rate, at, units, fraction }
+            }
+            Metered::Fixed(state) => {
+                let (number, used) = state.parts();
+                let [window_ms, number, used] = [state.window().ms(), number, used].map(i64::unsigned_abs);
+                Stored::Fixed { window_ms, number, used }
+            }
+            Metered::Ban(until) => Stored::Ban { until: until.0.unsigned_abs() },
         }
     }
 }
 
 impl Stored<'_> {
-    fn state(&self) -> Option<SlidingWindow> {
-        let Stored::Sliding { window_ms, tick, units, older } = *self;
-        let window = Window::from_ms(i64::try_from(window_ms).ok()?)?;
-        let newest = Entry { tick: i64::try_from(tick).ok()?, units: i64::try_from(units).ok()? };
-        SlidingWindow::from_parts(window, newest, older)
+    fn state(&self) -> Option<Metered> {
+        let number = |number: u64| i64::try_from(number).ok();
+        let window = |ms: u64| number(ms).and_then(Window::from_ms);
+        Some(match *self {
+            Stored::Sliding { window_ms, tick, units, older } => {
+                let newest = Entry { tick: number(tick)?, units: number(units)? };
+                Metered::Sliding(Box::new(SlidingWindow::from_parts(window(window_ms)?, newest, older)?))
+            }
+            Stored::Gcra { window_ms, rate, at, units, fraction } => Metered::Gcra(Gcra::from_parts(Parts {
+                window: window(window_ms)?,
+                rate: number(rate)?,
+                at: UnixUs(number(at)?),
+                units: number(units)?,
+                fraction: number(fraction)?,
+            })?),
+            Stored::Fixed { window_ms, number: which, used } => {
+                Metered::Fixed(FixedWindow::from_parts(window(window_ms)?, number(which)?, number(used)?)?)
+            }
+            Stored::Ban { until } => Metered::Ban(UnixMs(number(until)?)),
+        })
     }
 }
 
@@ -119,9 +356,9 @@ impl NativeValue for Limiter {
 
     /// The number of states in one byte, then each as postcard writes it.
     fn encode(&self, _state: &State) -> Vec<u8> {
-        let number = u8::try_from(self.windows.len()).unwrap_or_default();
+        let number = u8::try_from(self.states().len()).unwrap_or_default();
         // Writing to a vector cannot fail; were it to, the dump would be empty, which decode refuses.
-        self.windows
+        self.states()
             .iter()
             .try_fold(vec![number], |bytes, state| postcard::to_extend(&Stored::from(state), bytes))
             .unwrap_or_default()
@@ -137,10 +374,14 @@ impl NativeValue for Limiter {
         for _ in 0..number {
             let (stored, after) = postcard::take_from_bytes::<Stored<'_>>(rest).ok()?;
             let state = stored.state()?;
-            if limiter.find(state.window()).is_some() {
+            let is_double = match state.meter() {
+                Some(meter) => limiter.find(meter).is_some(),
+                None => limiter.states().iter().any(|other| matches!(other, Metered::Ban(_))),
+            };
+            if is_double {
                 return None;
             }
-            limiter.windows.push(state);
+            limiter.meters.push(state);
             rest = after;
         }
         // Postcard accepts some numbers in a longer form than it writes.
@@ -148,8 +389,11 @@ impl NativeValue for Limiter {
     }
 
     fn memory(&self, _state: &State) -> usize {
-        let spilled = if self.windows.spilled() { self.windows.capacity() * size_of::<SlidingWindow>() } else { 0 };
-        size_of::<Self>() + spilled + self.windows.iter().map(SlidingWindow::heap_bytes).sum::<usize>()
+        let list = match &self.meters {
+            Meters::Several(states) => states.capacity() * size_of::<Metered>(),
+            Meters::None | Meters::One(_) => 0,
+        };
+        size_of::<Self>() + list + self.states().iter().map(Metered::heap_bytes).sum::<usize>()
     }
 
     fn unlinked(&mut self, db: usize, key: &[u8], state: &mut State) {

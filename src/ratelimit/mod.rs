@@ -1,12 +1,21 @@
 //! RATELIMIT.*
+//!
+//! A limit is written in the call (`limit`); under its key is what was consumed, by algorithm and window (`meter`, `limiter`).
+//! `sliding_window`, `gcra` and `fixed_window` are the algorithms, free of everything else.
 
 mod answer;
 pub mod commands;
+mod decision;
 pub mod effects;
+pub mod fixed_window;
+pub mod gcra;
 pub mod limit;
 pub mod limiter;
+pub mod meter;
+pub mod reading;
 pub mod sliding_window;
 mod state;
+pub mod window;
 
 pub use state::State;
 

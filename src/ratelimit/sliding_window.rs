@@ -16,68 +16,7 @@ use std::mem::size_of;
 
 use crate::clock::UnixUs;
 use crate::ratelimit::MAX_UNITS;
-
-/// Ticks that a window is divided into, rounding the width of a tick up.
-const TICKS: i64 = 256;
-
-/// The greatest moment that is told apart from later ones; far enough from the end of `i64` to add a window.
-const LAST_MOMENT_US: i64 = i64::MAX / 2;
-
-/// The length of a window, 1 ms to 10^12 ms (31 years), and what follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    ms: i64,
-    tick_us: i64,
-    span: i64,
-}
-
-impl Window {
-    pub const MAX_MS: i64 = 1_000_000_000_000;
-
-    /// `None` if it is out of range.
-    pub fn from_ms(ms: i64) -> Option<Window> {
-        if !(1..=Window::MAX_MS).contains(&ms) {
-            return None;
-        }
-        let tick_us = (ms * 1000 + (TICKS - 1)) / TICKS;
-        let span = (ms * 1000 + (tick_us - 1)) / tick_us;
-        Some(Window { ms, tick_us, span })
-    }
-
-    pub fn ms(self) -> i64 {
-        self.ms
-    }
-
-    /// Microseconds of one tick, 4 or more: 1/256 of the window, rounded up.
-    pub fn tick_us(self) -> i64 {
-        self.tick_us
-    }
-
-    /// Ticks that cover the window, 250 to 256.
-    pub fn span(self) -> i64 {
-        self.span
-    }
-
-    /// The tick that a moment lies in. Moments before 1970 and beyond the year 100 000 count as those.
-    pub fn tick_at(self, moment: UnixUs) -> i64 {
-        moment.0.clamp(0, LAST_MOMENT_US) / self.tick_us
-    }
-
-    /// Is this a tick that a moment can lie in?
-    pub fn has_tick(self, tick: i64) -> bool {
-        (0..=LAST_MOMENT_US / self.tick_us).contains(&tick)
-    }
-
-    /// The moment a tick begins.
-    pub fn begins_at(self, tick: i64) -> UnixUs {
-        UnixUs(tick * self.tick_us)
-    }
-
-    /// When what was booked in `tick` is counted no more.
-    fn leaves_at(self, tick: i64) -> UnixUs {
-        UnixUs((tick + 1 + self.span) * self.tick_us)
-    }
-}
+use crate::ratelimit::window::{LAST_MOMENT_US, Window};
 
 /// What was admitted in one tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +71,7 @@ impl SlidingWindow {
             total = total.checked_add(entry)?;
             distance = distance.checked_add(gap)?;
             let canonical = rest.strip_suffix(after) == Some(write_entry(entry, gap, &mut [0; 2 * MAX_VARINT]));
-            if entry < 1 || total > MAX_UNITS || distance > window.span || !canonical {
+            if entry < 1 || total > MAX_UNITS || distance > window.span() || !canonical {
                 return None;
             }
             rest = after;
@@ -170,7 +109,7 @@ impl SlidingWindow {
     pub fn reading(&self, now: UnixUs) -> Reading<'_> {
         let tick = self.window.tick_at(now);
         let (used, counted) = self.counted_at(tick);
-        let into_tick = now.0.clamp(0, LAST_MOMENT_US) - tick * self.window.tick_us;
+        let into_tick = now.0.clamp(0, LAST_MOMENT_US) - tick * self.window.tick_us();
         let now = UnixUs(self.window.begins_at(tick.max(self.newest.tick)).0 + into_tick);
         Reading { used, now, window: self.window, newest_tick: self.newest.tick, lag: self.lag(tick), counted }
     }
@@ -220,6 +159,25 @@ impl SlidingWindow {
         true
     }
 
+    /// Takes the newest `units` back, as far as they are counted in `tick`. False if nothing is left. O(entries).
+    pub fn refund(&mut self, tick: i64, units: i64) -> bool {
+        let (used, counted) = self.counted_at(tick);
+        let left = used.saturating_sub(units);
+        if left <= 0 {
+            return false;
+        }
+        let mut state = SlidingWindow { older: Vec::new(), total: 0, ..*self };
+        for entry in counted {
+            let units = entry.units.min(left - state.total);
+            if units > 0 {
+                state.append(Entry { units, ..entry });
+            }
+        }
+        *self = state;
+        self.set_back(tick);
+        true
+    }
+
     /// Adds an entry that is not before the newest one; that one and `oldest_tick` count for nothing when `total` is 0.
     fn append(&mut self, entry: Entry) {
         if self.total == 0 {
@@ -241,7 +199,7 @@ impl SlidingWindow {
 
     /// The sum of the entries counted in `tick`, and these.
     fn counted_at(&self, tick: i64) -> (i64, Entries<'_>) {
-        let first = tick.max(self.newest.tick) - self.window.span - self.lag(tick);
+        let first = tick.max(self.newest.tick) - self.window.span() - self.lag(tick);
         let mut used = self.total;
         let mut entries = self.entries();
         while entries.next_tick < first {

@@ -4,8 +4,7 @@ use crate::args::{Arg, Args};
 use crate::clock::UnixUs;
 use crate::commands::Command;
 use crate::error::Error;
-use crate::ratelimit::limiter::Limiter;
-use crate::ratelimit::sliding_window::SlidingWindow;
+use crate::ratelimit::limiter::{Limiter, Metered};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -16,8 +15,8 @@ impl Command for Info {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "ratelimit.info",
         family: Family::RateLimit,
-        summary: "Tells what a limiter has counted, for each of its windows.",
-        complexity: "O(n) with n windows under the key, at most 16 of up to 257 entries.",
+        summary: "Tells what a limiter has counted, for each algorithm and window.",
+        complexity: "O(n) with n states under the key, at most 16 of up to 257 entries.",
         since: "0.1.0",
         arity: 2,
         flags: &[Flag::ReadOnly, Flag::Fast],
@@ -37,24 +36,30 @@ impl Command for Info {
     /// A key that is not there is a limiter in which nothing is counted.
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let now = server.now();
-        let limits = match server.native::<Limiter>(key)? {
-            Some(limiter) => limiter.windows().iter().filter_map(|state| describe(state, now)).collect(),
-            None => Vec::new(),
+        let (limits, banned_ms) = match server.native::<Limiter>(key)? {
+            Some(limiter) => (
+                limiter.states().iter().filter_map(|state| describe(state, now)).collect(),
+                limiter.banned_until(now.to_ms()).map_or(0, |until| until.since(now.to_ms())),
+            ),
+            None => (Vec::new(), 0),
         };
-        Ok(Reply::Map(vec![("limits", Reply::Array(limits))]))
+        Ok(Reply::Map(vec![("limits", Reply::Array(limits)), ("banned_ms", Reply::Int(banned_ms))]))
     }
 }
 
-/// `None` for a state that is full again: it is dropped at the next charge.
-fn describe(state: &SlidingWindow, now: UnixUs) -> Option<Reply<'static>> {
-    let reading = state.reading(now);
-    (reading.used() > 0).then(|| {
+/// `None` for a state that is full again, which is dropped at the next charge, and for a ban. GCRA is told at the rate of the
+/// last charge.
+fn describe(state: &Metered, now: UnixUs) -> Option<Reply<'static>> {
+    let meter = state.meter()?;
+    let reading = state.reading(meter, now);
+    let used = reading.used();
+    (used > 0).then(|| {
         Reply::Map(vec![
-            ("algorithm", Reply::Word("sliding")),
-            ("window_ms", Reply::Int(state.window().ms())),
-            ("used", Reply::Int(reading.used())),
-            ("next_ms", Reply::Int(reading.ms_until_free(1))),
-            ("reset_ms", Reply::Int(reading.ms_until_full())),
+            ("algorithm", Reply::Word(meter.algorithm.name())),
+            ("window_ms", Reply::Int(meter.window.ms())),
+            ("used", Reply::Int(used)),
+            ("next_ms", Reply::Int(reading.ms_until_used(used.saturating_sub(1)))),
+            ("reset_ms", Reply::Int(reading.ms_until_used(0))),
         ])
     })
 }
@@ -72,7 +77,9 @@ mod tests {
         server.call::<Check>("c k 10 EX 60 COST 3").unwrap();
         server.advance_ms(1_100);
         let Ok(Reply::Map(fields)) = server.call::<Info>("RATELIMIT.INFO k") else { panic!() };
-        let [("limits", Reply::Array(limits))] = &fields[..] else { panic!("{fields:?}") };
+        let [("limits", Reply::Array(limits)), ("banned_ms", Reply::Int(0))] = &fields[..] else {
+            panic!("{fields:?}")
+        };
         let [Reply::Map(limit)] = &limits[..] else { panic!("{limits:?}") };
         assert_eq!(
             limit[..3],
@@ -83,7 +90,10 @@ mod tests {
     #[test]
     fn a_key_that_is_not_there_counts_nothing() {
         let mut server = FakeServer::new();
-        assert_eq!(server.call::<Info>("i k"), Ok(Reply::Map(vec![("limits", Reply::Array(vec![]))])));
+        assert_eq!(
+            server.call::<Info>("i k"),
+            Ok(Reply::Map(vec![("limits", Reply::Array(vec![])), ("banned_ms", Reply::Int(0))]))
+        );
     }
 
     #[test]

@@ -1,12 +1,11 @@
-//! `RATELIMIT.PEEK key [SLIDING] count EX s|PX ms [COST n]`
+//! `RATELIMIT.PEEK key <limit> [<limit> ...] [COST n]`
 
 use crate::args::Args;
 use crate::commands::Command;
 use crate::error::Error;
-use crate::ratelimit::answer::Answer;
-use crate::ratelimit::limit::Question;
+use crate::ratelimit::decision;
+use crate::ratelimit::limit::{Question, Tail};
 use crate::ratelimit::limiter::Limiter;
-use crate::ratelimit::sliding_window::Reading;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, CommandSpec, Family, Flag, Keys};
@@ -17,8 +16,8 @@ impl Command for Peek {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "ratelimit.peek",
         family: Family::RateLimit,
-        summary: "Tells how a limit stands and whether a request would be admitted, without charging it.",
-        complexity: "O(1); up to O(257) when entries have left or a cost above 1 is denied.",
+        summary: "Tells how limits stand and whether a request would be admitted, without charging it.",
+        complexity: "O(n) with n limits, at most 8; a sliding one up to O(257) when entries have left or a cost above 1 is denied.",
         since: "0.1.0",
         arity: -5,
         flags: &[Flag::ReadOnly, Flag::Fast],
@@ -30,15 +29,15 @@ impl Command for Peek {
     type Request<'a> = Question<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Question<'a>, Error> {
-        Question::parse(args)
+        Question::parse(args, Tail::Cost)
     }
 
     fn run<'s, S: Server>(request: Question<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let Question { key, limit, cost } = request;
+        let Question { key, limits, cost, .. } = &request;
         let now = server.now();
-        let answer = match server.native::<Limiter>(key)? {
-            Some(limiter) => Answer::of(&limiter.reading(limit.window, now), limit, cost),
-            None => Answer::of(&Reading::full(limit.window), limit, cost),
+        let answer = match server.native::<Limiter>(*key)? {
+            Some(limiter) => decision::look(limiter, limits, *cost, now),
+            None => decision::look(&Limiter::default(), limits, *cost, now),
         };
         Ok(answer.reply())
     }
