@@ -46,12 +46,12 @@ $(VENV)/.installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-# For the tests of the example; pytest asks for it.
-NODE_EXAMPLE := examples/cache_aside
+# For the tests of the examples; pytest asks for them.
+NODE_MODULES := $(patsubst %/package.json,%/node_modules,$(wildcard examples/*/package.json))
 
-$(NODE_EXAMPLE)/node_modules/.installed: $(NODE_EXAMPLE)/package-lock.json
+$(NODE_MODULES:%=%/.installed): %/node_modules/.installed: %/package-lock.json
 	@scripts/setup.sh node
-	npm ci --prefix $(NODE_EXAMPLE) --no-audit --no-fund --loglevel=error
+	npm ci --prefix $* --no-audit --no-fund --loglevel=error
 	@touch $@
 
 test: test-rust test-server ## Everything but the other servers: Rust tests, then pytest on redis-server
@@ -101,4 +101,4 @@ docs-check: ## Fail when docs/commands and the command specs differ
 
 clean: ## Remove what was built and the Python environment
 	cargo clean
-	rm -rf $(VENV) $(NODE_EXAMPLE)/node_modules .run .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NODE_MODULES) .run .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@ replication or the process itself takes `make_server`."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -96,6 +97,18 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
                 server.kill9()
     if failures:
         raise failures[0]
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Callable[[Path], None]:
+    """node_modules(example): installs the packages that the example's lock file names."""
+
+    @functools.cache
+    def install(example: Path) -> None:
+        target = (example / "node_modules" / ".installed").relative_to(REPOSITORY)
+        subprocess.run(["make", "--silent", target], cwd=REPOSITORY, check=True, timeout=150)
+
+    return install
 
 
 @pytest.fixture(scope="session")

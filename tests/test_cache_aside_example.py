@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 
@@ -43,13 +42,6 @@ class Origin:
         self._gate.set()
 
 
-@pytest.fixture(scope="session")
-def _node_modules() -> None:
-    """node-redis, as the lock file of the example names it."""
-    target = (EXAMPLE / "node_modules" / ".installed").relative_to(REPOSITORY)
-    subprocess.run(["make", "--silent", target], cwd=REPOSITORY, check=True, timeout=150)
-
-
 @pytest.fixture
 def origin() -> Iterator[Origin]:
     origin = Origin()
@@ -61,7 +53,7 @@ def origin() -> Iterator[Origin]:
 def call(request: pytest.FixtureRequest, origin: Origin) -> Iterator[Callable[[Server], Callers]]:
     """call(server) -> callers of that server, in the language of the test."""
     if request.param == "node":
-        request.getfixturevalue("_node_modules")
+        request.getfixturevalue("node_modules")(EXAMPLE)
     started: list[Callers] = []
 
     def start(server: Server) -> Callers:
