@@ -273,3 +273,46 @@ def test_the_commands_of_the_readme(server, language, node_modules):
             assert [receive(send(port, "POST")).status for _ in range(10)] == [200] * 9 + [429]
         finally:
             process.terminate()
+
+
+# Several limits, other algorithms, bans
+
+
+def test_of_several_limits_the_one_that_decides_is_told(server, serve):
+    web = serve(server, limit(5, 60, "minute"), limit(3, HOUR, "hour"))
+    both = [("minute", {"q": 5, "w": 60}), ("hour", {"q": 3, "w": HOUR})]
+    for left in (2, 1, 0):
+        response = web.ask()
+        assert response.status == 200
+        assert response.field("RateLimit-Policy") == both
+        [(name, parameters)] = response.field("RateLimit")
+        assert (name, parameters["r"]) == ("hour", left)
+    question = (5, "EX", 60, 3, "EX", HOUR)
+    before = peek(server, *question)
+    response = web.ask()
+    after = peek(server, *question)
+    assert response.status == 429
+    assert response.field("RateLimit-Policy") == both
+    assert response.field("RateLimit")[0][0] == "hour"
+    assert response.body["violated-policies"] == ["hour"]
+    assert ceil(after[3] / 1000) <= int(response.headers["retry-after"]) <= ceil(before[3] / 1000)
+    assert peek(server, 5, "EX", 60)[2] == 2, "what one denies no other is charged for"
+
+
+def test_gcra_admits_its_burst(server, serve):
+    web = serve(server, limit(10, HOUR, "smooth", algorithm="GCRA", burst=12))
+    responses = [web.ask() for _ in range(13)]
+    assert [response.status for response in responses] == [200] * 12 + [429]
+    assert [response.remaining for response in responses] == [*reversed(range(12)), 0]
+    assert responses[0].field("RateLimit-Policy") == [("smooth", {"q": 10, "w": HOUR})]
+
+
+def test_who_is_banned_is_told_how_long_and_no_limit(server, serve):
+    web = serve(server, limit(3))
+    server.client().execute_command("RATELIMIT.BAN", ADDRESS, "EX", 30)
+    response = web.ask()
+    assert is_problem(response, 429)
+    assert 1 <= int(response.headers["retry-after"]) <= 30
+    assert "ratelimit" not in response.headers
+    assert response.body["violated-policies"] == []
+    assert response.field("RateLimit-Policy") == [("default", {"q": 3, "w": HOUR})]
