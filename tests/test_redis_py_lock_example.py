@@ -383,6 +383,14 @@ def test_a_thread_that_acquired_nothing_may_ask(make, lock_class):
             pool.submit(lock.release).result(SECONDS)
 
 
+def test_the_two_classes_do_not_share_a_name(client):
+    theirs, ours = client.lock(NAME, 60), client.lock(NAME, 60, lock_class=QueuedLock)
+    with theirs, pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        ours.acquire(blocking=False)
+    with ours:
+        assert theirs.acquire(blocking=False) is False
+
+
 # What it has beyond redis-py
 
 
@@ -469,11 +477,12 @@ def test_a_wait_that_ran_out_leaves_the_queue(server, queued):
 
 
 def test_a_lease_begins_with_the_grant(queued):
-    """Who waited longer than the lease has all of it."""
-    assert queued(0.2).acquire()
-    lock = queued(0.1)
+    """Had it begun with the call, the wait would be missing from what is left of it."""
+    assert queued(1).acquire()
+    lock, begun = queued(60), time.monotonic()
     assert lock.acquire(blocking_timeout=SECONDS)
-    assert lock.fencing_token
+    waited_ms = 1000 * (time.monotonic() - begun)
+    assert waited_ms + lock.redis.pttl(NAME) > 60_100
 
 
 def test_a_retried_acquire_gets_the_same_lock(queued):
