@@ -73,13 +73,14 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "waiters-max",
-        summary: "How many clients may wait for loads at once. Beyond it FETCH answers BUSY.",
+        summary: "How many clients may wait at once, for loads, locks and limiters together. Beyond it FETCH answers BUSY, other \
+                  commands an error.",
         kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.waiters_max },
         mutable: true,
     },
     Setting {
         name: "waiters-per-key-max",
-        summary: "How many clients may wait for one key. Beyond it FETCH answers BUSY.",
+        summary: "How many clients may wait for one key. Beyond it FETCH answers BUSY, other commands an error.",
         kind: Kind::Int { default: 50_000, min: 0, max: 10_000_000, field: |c| &mut c.waiters_per_key_max },
         mutable: true,
     },

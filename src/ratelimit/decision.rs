@@ -12,7 +12,7 @@ use crate::ratelimit::meter::Meter;
 use crate::ratelimit::reading::Reading;
 
 pub type Meters = SmallVec<[Meter; 1]>;
-type Readings<'a> = SmallVec<[Reading<'a>; 1]>;
+pub type Readings<'a> = SmallVec<[Reading<'a>; 1]>;
 
 pub struct Decision {
     pub answer: Answer,
@@ -26,7 +26,7 @@ pub fn meters(limits: &[Limit]) -> Meters {
     limits.iter().map(|limit| limit.meter).collect()
 }
 
-fn readings<'a>(limiter: &'a Limiter, limits: &[Limit], now: UnixUs) -> Readings<'a> {
+pub fn readings<'a>(limiter: &'a Limiter, limits: &[Limit], now: UnixUs) -> Readings<'a> {
     limits.iter().map(|limit| limiter.reading(limit.meter, now)).collect()
 }
 

@@ -8,6 +8,7 @@ pub mod commands;
 mod decision;
 pub mod effects;
 pub mod fixed_window;
+mod forecast;
 pub mod gcra;
 pub mod limit;
 pub mod limiter;
