@@ -11,6 +11,7 @@ pub mod error;
 #[cfg(any(test, not(feature = "module")))]
 pub mod fake_server;
 pub mod fencing;
+pub mod hold_options;
 #[cfg(feature = "module")]
 mod host;
 pub mod lock;

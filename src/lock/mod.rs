@@ -8,7 +8,6 @@ pub mod commands;
 pub mod effects;
 mod grant;
 mod keyspace;
-mod lease;
 mod limbo;
 mod record;
 mod request;

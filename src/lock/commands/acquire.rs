@@ -3,17 +3,14 @@
 use crate::args::{Arg, Args, once};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::hold_options::{LEASE_SPEC, Lease, LeaseOption, OptionWords, Options, SESSION_SPEC, WAIT_SPEC};
 use crate::lock::grant::{self, Wish};
-use crate::lock::lease::{self, Lease, LeaseOption};
 use crate::lock::record::{self, MAX_PERMITS, Mode};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 
 pub struct Acquire;
-
-pub(super) const WAIT_SPEC: ArgSpec = ArgSpec::integer("milliseconds").token("WAIT").optional();
-pub(super) const SESSION_SPEC: ArgSpec = ArgSpec::word("session", "SESSION").optional();
 
 pub struct Request<'a> {
     key: Arg<'a>,
@@ -22,50 +19,6 @@ pub struct Request<'a> {
     mode: Mode,
     reentrant: bool,
     options: Options,
-}
-
-/// What ACQUIRE and MACQUIRE have in common.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Options {
-    /// 0: for as long as it takes.
-    pub wait_ms: Option<i64>,
-    session: bool,
-}
-
-/// The same while the arguments are read.
-#[derive(Default)]
-pub(super) struct OptionWords<'a> {
-    wait: Option<Arg<'a>>,
-    session: Option<()>,
-}
-
-impl<'a> OptionWords<'a> {
-    /// False: the word is another one.
-    pub fn take(&mut self, word: Arg<'a>, args: &mut Args<'a>) -> Result<bool, Error> {
-        if word.is("WAIT") {
-            once(&mut self.wait, args.value()?)?;
-        } else if word.is("SESSION") {
-            once(&mut self.session, ())?;
-        } else {
-            return Ok(false);
-        }
-        Ok(true)
-    }
-
-    pub fn finish(self) -> Result<Options, Error> {
-        let wait_ms = self.wait.map(|wait| wait.int()).transpose()?;
-        if wait_ms.is_some_and(|ms| ms < 0) {
-            return Err(Error::CountRange("WAIT", 0, i64::MAX));
-        }
-        Ok(Options { wait_ms, session: self.session.is_some() })
-    }
-}
-
-impl Options {
-    /// The connection that the lock is to end with.
-    pub fn connection<S: Server>(self, server: &S) -> Result<Option<u64>, Error> {
-        if self.session { server.connection().map(Some).ok_or(Error::NeedsConnection) } else { Ok(None) }
-    }
 }
 
 impl Command for Acquire {
@@ -83,7 +36,7 @@ impl Command for Acquire {
         args: &[
             ArgSpec::key(),
             ArgSpec::string("owner"),
-            lease::SPEC,
+            LEASE_SPEC,
             WAIT_SPEC,
             ArgSpec::one_of(
                 "sharing",

@@ -2,12 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::acquire::{OptionWords, Options, SESSION_SPEC, WAIT_SPEC};
 use crate::args::{Arg, Args};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::hold_options::{LEASE_SPEC, Lease, LeaseOption, OptionWords, Options, SESSION_SPEC, WAIT_SPEC};
 use crate::lock::grant::{self, Wish};
-use crate::lock::lease::{self, Lease, LeaseOption};
 use crate::lock::record::{self, Mode};
 use crate::reply::Reply;
 use crate::server::Server;
@@ -55,7 +54,7 @@ impl Command for AcquireMany {
             ArgSpec::integer("numkeys"),
             ArgSpec::key().multiple(),
             ArgSpec::string("owner"),
-            lease::SPEC,
+            LEASE_SPEC,
             WAIT_SPEC,
             SESSION_SPEC,
         ],

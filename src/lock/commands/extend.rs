@@ -3,8 +3,8 @@
 use crate::args::{Arg, Args, once};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::hold_options::{LEASE_SPEC, Lease, LeaseOption};
 use crate::lock::keyspace;
-use crate::lock::lease::{self, Lease, LeaseOption};
 use crate::lock::record::{self, Extension};
 use crate::reply::Reply;
 use crate::server::Server;
@@ -34,7 +34,7 @@ impl Command for Extend {
         args: &[
             ArgSpec::key(),
             ArgSpec::string("owner"),
-            lease::SPEC,
+            LEASE_SPEC,
             ArgSpec::integer("token").token("TOKEN").optional(),
         ],
     };
