@@ -6,6 +6,7 @@ use crate::commands::Command;
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::native::NativeValue;
+use crate::ratelimit::concurrency::Slots;
 use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -49,6 +50,7 @@ impl Command for Apply {
                 .or_else(|| crate::fencing::apply(effect, &mut args, server))
                 .or_else(|| crate::lock::effects::apply(effect, &mut args, server))
                 .or_else(|| crate::ratelimit::effects::apply(effect, &mut args, server))
+                .or_else(|| crate::ratelimit::slot_effects::apply(effect, &mut args, server))
                 .ok_or(Error::BadEffect)??;
         }
         server.replicate_verbatim();
@@ -62,17 +64,17 @@ fn value<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let (key, type_name, bytes) = (args.required()?, args.required()?, args.required()?);
     args.end()?;
     match type_name.bytes {
-        name if name == Limiter::TYPE_NAME.as_bytes() => {
-            let limiter = Limiter::decode(bytes.bytes).ok_or(Error::BadEffect)?;
-            server.put_native(key, limiter, None);
-        }
-        name if name == Lock::TYPE_NAME.as_bytes() => {
-            let mut lock = Lock::decode(bytes.bytes).ok_or(Error::BadEffect)?;
-            let (db, now) = (server.db(), server.now());
-            server.state().lock_linked(db, key.bytes, &mut lock, now);
-            server.put_native(key, lock, None);
-        }
-        _ => return Err(Error::BadEffect),
+        name if name == Lock::TYPE_NAME.as_bytes() => put::<Lock, S>(server, key, bytes),
+        name if name == Limiter::TYPE_NAME.as_bytes() => put::<Limiter, S>(server, key, bytes),
+        name if name == Slots::TYPE_NAME.as_bytes() => put::<Slots, S>(server, key, bytes),
+        _ => Err(Error::BadEffect),
     }
+}
+
+fn put<T: NativeValue, S: Server>(server: &mut S, key: Arg<'_>, bytes: Arg<'_>) -> Result<(), Error> {
+    let mut value = T::decode(bytes.bytes).ok_or(Error::BadEffect)?;
+    let (db, now) = (server.db(), server.now());
+    value.linked(db, key.bytes, server.state(), now);
+    server.put_native(key, value, None);
     Ok(())
 }

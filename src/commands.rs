@@ -57,6 +57,8 @@ macro_rules! every_command {
             $crate::ratelimit::commands::Check,
             $crate::ratelimit::commands::Peek,
             $crate::ratelimit::commands::Refund,
+            $crate::ratelimit::commands::Enter,
+            $crate::ratelimit::commands::Leave,
             $crate::ratelimit::commands::Reset,
             $crate::ratelimit::commands::Ban,
             $crate::ratelimit::commands::Info,

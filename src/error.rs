@@ -38,6 +38,7 @@ pub enum Error {
     CrossSlot,
     LimitCount,
     TooManyLimits,
+    IdLength,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
 }
@@ -82,6 +83,7 @@ impl fmt::Display for Error {
             Error::Fenced => f.write_str("FENCED token is stale"),
             Error::LimitCount => f.write_str("ERR a call can name at most 8 limits"),
             Error::TooManyLimits => f.write_str("ERR a key can hold at most 16 limits of different windows"),
+            Error::IdLength => f.write_str("ERR id must be 1 to 512 bytes"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }
     }

@@ -9,6 +9,8 @@ use crate::commands::Command;
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::native::NativeValue;
+use crate::ratelimit::concurrency::Slots;
+use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
 use crate::server::{Expiry, Permission, Server, StringValue, Waiter, Word};
 use crate::state::{Aftermath, KeyEvent, State};
@@ -123,12 +125,18 @@ impl FakeServer {
     /// Takes a key away and tells its value so; which event follows is the caller's to say.
     pub fn take(&mut self, id: &(usize, Vec<u8>)) -> Option<Entry> {
         let mut entry = self.keys.remove(id)?;
-        if let Value::Native(value) = &mut entry.value
-            && let Some(lock) = value.downcast_mut::<Lock>()
-        {
-            lock.unlinked(id.0, &id.1, &mut self.state);
-        }
+        self.tell_unlinked::<Lock>(id, &mut entry);
+        self.tell_unlinked::<Limiter>(id, &mut entry);
+        self.tell_unlinked::<Slots>(id, &mut entry);
         Some(entry)
+    }
+
+    fn tell_unlinked<T: NativeValue>(&mut self, id: &(usize, Vec<u8>), entry: &mut Entry) {
+        if let Value::Native(value) = &mut entry.value
+            && let Some(value) = value.downcast_mut::<T>()
+        {
+            value.unlinked(id.0, &id.1, &mut self.state);
+        }
     }
 
     /// Puts a value in place of whatever is there.
@@ -180,6 +188,10 @@ impl Server for FakeServer {
 
     fn is_replica(&self) -> bool {
         self.replica
+    }
+
+    fn may_block(&self) -> bool {
+        !self.never_blocks
     }
 
     fn block(&mut self, _timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {

@@ -153,6 +153,21 @@ pub static SECTIONS: &[Section] = &[
                 "Limiters in use that memory pressure removed: their limit starts afresh.",
                 |s| s.ratelimit.evicted,
             ),
+            counter("ratelimit_slots_given", "ENTERs that got a slot or renewed one, at once or after a wait.", |s| {
+                s.ratelimit.slots.entered
+            }),
+            counter("ratelimit_slots_denied", "ENTERs that found no slot free; some of them waited then.", |s| {
+                s.ratelimit.slots.denied
+            }),
+            gauge("ratelimit_sessions", "Slots that end with a connection.", |s| size(s.ratelimit.sessions.count())),
+            counter("ratelimit_sessions_closed", "Slots freed because their connection closed.", |s| {
+                s.ratelimit.slots.sessions_closed
+            }),
+            gauge("ratelimit_waiters", "Clients that wait for a limit.", |s| size(s.ratelimit.queues.len())),
+            counter("ratelimit_waits", "Clients that waited for a limit.", |s| s.ratelimit.waits),
+            counter("ratelimit_waits_refused", "Clients that were refused to wait, since too many did.", |s| {
+                s.ratelimit.waits_refused
+            }),
         ],
     },
     Section {

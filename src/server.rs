@@ -54,6 +54,9 @@ pub trait Server {
     /// The server follows a primary, whoever sent the command.
     fn is_replica(&self) -> bool;
 
+    /// Can the client of the running command be held? Not in a transaction or a script.
+    fn may_block(&self) -> bool;
+
     /// Holds the client of the running command, which must reply [`Reply::Later`] then. It is answered by [`Server::answer`],
     /// or with `otherwise` after `timeout_ms` milliseconds (0: never). `None`: it cannot be held (it runs a transaction or a
     /// script).
@@ -89,8 +92,8 @@ pub trait Server {
     /// The module's own memory.
     fn state(&mut self) -> &mut State;
 
-    /// Would the server refuse to add data under this key, which is not there, since memory is full? For commands that are
-    /// refused only where they would add data.
+    /// Would the server refuse to add data under this key since memory is full? For commands that are refused only where they
+    /// would add data.
     fn memory_full(&mut self, key: Arg<'_>) -> bool;
 
     /// May the calling user do this to the key (or the tag, which is checked as if it were a key)?

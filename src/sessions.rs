@@ -58,6 +58,19 @@ impl<H: Clone + Ord> Sessions<H> {
         self.closed.pop_front()
     }
 
+    /// Takes out one of the holds of connections that have closed.
+    pub fn take_closed(&mut self) -> Option<(H, Name)> {
+        while let Some(session) = self.closed.front() {
+            let mut held = self.held.get_mut(session);
+            if let Some(hold) = held.as_mut().and_then(|held| held.pop_first()) {
+                return Some(hold);
+            }
+            self.held.remove(session);
+            self.closed.pop_front();
+        }
+        None
+    }
+
     /// What it held.
     pub fn held_by(&self, session: u64) -> Vec<(H, Name)> {
         self.held.get(&session).map_or_else(Vec::new, |held| held.iter().cloned().collect())

@@ -1,9 +1,9 @@
 //! All of the module's own memory, and what happens to it when the keyspace changes.
 
-use crate::clock::{UnixMs, UnixUs};
+use crate::clock::UnixMs;
 use crate::config::Config;
 use crate::fencing::Fencing;
-use crate::server::Waiter;
+use crate::server::{Server, Waiter};
 
 /// Module memory. One per server; the main thread owns it.
 #[derive(Debug, Default)]
@@ -71,23 +71,17 @@ impl State {
         self.lock.key_moved((from, key), (to, key));
     }
 
-    /// A lock has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
-    pub fn lock_linked(&mut self, db: usize, key: &[u8], lock: &mut crate::lock::Lock, now: UnixUs) {
-        self.lock.linked(db, key, lock);
-        if let Some(record) = lock.record() {
-            self.fencing.saw_in_value(record.token(), now);
-        }
-    }
-
     /// One database (`Some`) or all of them are empty now.
     pub fn flushed(&mut self, db: Option<usize>) {
         self.cache.flushed(db);
         self.lock.flushed(db);
+        self.ratelimit.flushed(db);
     }
 
     pub fn swapped(&mut self, a: usize, b: usize) {
         self.cache.swapped(a, b);
         self.lock.swapped(a, b);
+        self.ratelimit.swapped(a, b);
     }
 
     /// A file, or a full sync, has been loaded to its end.
@@ -103,6 +97,7 @@ impl State {
         } else {
             self.cache.demoted();
             self.lock.demoted();
+            self.ratelimit.demoted();
         }
     }
 
@@ -110,11 +105,24 @@ impl State {
     pub fn waiter_left(&mut self, waiter: Waiter) {
         self.cache.waiter_left(waiter);
         self.lock.waiter_left(waiter);
+        self.ratelimit.waiter_left(waiter);
+    }
+
+    /// A connection has closed.
+    pub fn connection_closed(&mut self, session: u64) {
+        self.lock.connection_closed(session);
+        self.ratelimit.connection_closed(session);
+    }
+
+    /// When there is work for [`due`].
+    pub fn next_deadline(&self) -> Option<UnixMs> {
+        self.lock.next_deadline().into_iter().chain(self.ratelimit.next_deadline()).min()
     }
 
     /// How many clients wait, for whatever it is.
     pub fn waiters(&self) -> usize {
-        self.cache.waiters().saturating_add(self.lock.queues.len())
+        let queued = self.lock.queues.len().saturating_add(self.ratelimit.queues.len());
+        self.cache.waiters().saturating_add(queued)
     }
 
     /// Settings have new values; caps that became smaller take effect.
@@ -146,4 +154,12 @@ impl State {
             self.cache.load(&self.config, kind, bytes, now)
         }
     }
+}
+
+/// Does a piece of the work that no command does for each family that has some: looks at a queue, or frees what a closed
+/// connection held. Whether there was any. For a timer, and only while the server may write.
+pub fn due<S: Server>(server: &mut S) -> bool {
+    let locks = crate::lock::due(server);
+    let limiters = crate::ratelimit::due(server);
+    locks || limiters
 }

@@ -223,7 +223,7 @@ fn arrive(server: &mut FakeServer, to: Id, entry: Entry, event: Option<KeyEvent>
     server.db = home;
     if let Value::Native(value) = &mut server.keys.get_mut(&to).unwrap().value {
         let now = server.now;
-        server.state.lock_linked(to.0, &to.1, value.downcast_mut::<Lock>().unwrap(), now);
+        value.downcast_mut::<Lock>().unwrap().linked(to.0, &to.1, &mut server.state, now);
     }
 }
 

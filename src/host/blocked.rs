@@ -146,14 +146,14 @@ unsafe extern "C" fn on_timeout(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {
         // SAFETY: the context of a callback for a blocked client.
         let handle = unsafe { call!(RedisModule_GetBlockedClientHandle, ctx) };
         write(ctx, leave(handle).unwrap_or(Reply::Nil));
-        timer::locks_soon(ctx);
+        timer::queues_soon(ctx);
     })
 }
 
 unsafe extern "C" fn on_disconnect(ctx: Ctx, handle: Handle) {
     guarded("the loss of a waiter", || {
         leave(handle);
-        timer::locks_soon(ctx);
+        timer::queues_soon(ctx);
     });
 }
 

@@ -75,7 +75,7 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     }
     if writes {
         timer::reclaim_soon(ctx);
-        timer::locks_soon(ctx);
+        timer::queues_soon(ctx);
     }
     if writes || C::SPEC.flags.contains(&Flag::Blocking) {
         timer::leases_soon(ctx);

@@ -14,6 +14,9 @@ use super::strings::bytes;
 use super::timer;
 use crate::args::Arg;
 use crate::lock::Lock;
+use crate::native::NativeValue;
+use crate::ratelimit::concurrency::Slots;
+use crate::ratelimit::limiter::Limiter;
 use crate::server::Server;
 use crate::state::{Aftermath, KeyEvent};
 
@@ -129,7 +132,7 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
             timer::put_back_soon(ctx);
         }
     }
-    timer::locks_soon(ctx);
+    timer::queues_soon(ctx);
 }
 
 /// A value has come to this key from outside.
@@ -138,18 +141,24 @@ fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     link(ctx, key);
 }
 
-/// If the key holds a lock, the locks' memory learns of it. Only looked at when a value of ours is on its way: opening every
-/// key of a large file would double the time to load it.
+/// If the key holds a value of ours, it learns of its name. Only looked at when one is on its way: opening every key of a
+/// large file would double the time to load it.
 fn link(ctx: Ctx, key: &[u8]) {
-    if !std::mem::take(&mut host().native_arrival) {
-        return;
+    if std::mem::take(&mut host().native_arrival) {
+        let mut running = Running::new(ctx, &[], false);
+        let _ = link_as::<Lock>(&mut running, key)
+            || link_as::<Limiter>(&mut running, key)
+            || link_as::<Slots>(&mut running, key);
     }
-    let mut running = Running::new(ctx, &[], false);
+}
+
+/// False: the key does not hold a `T`.
+fn link_as<T: NativeValue>(running: &mut Running<'_>, key: &[u8]) -> bool {
     let db = running.db();
-    // The lock lives in the keyspace, apart from the module's memory; `linked` calls nothing of the server.
-    if let Ok(Some(lock)) = running.native::<Lock>(Arg::named(key)) {
-        state().lock_linked(db, key, lock, now());
-    }
+    // The value lives in the keyspace, apart from the module's memory; `linked` calls nothing of the server.
+    let Ok(Some(value)) = running.native::<T>(Arg::named(key)) else { return false };
+    value.linked(db, key, state(), now());
+    true
 }
 
 unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, subevent: u64, data: *mut c_void) {
@@ -159,7 +168,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             if let Some(info) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
                 state().flushed(usize::try_from(info.dbnum).ok());
                 timer::leases_soon(ctx);
-                timer::locks_soon(ctx);
+                timer::queues_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_SWAPDB => {
@@ -169,14 +178,14 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             {
                 state().swapped(a, b);
                 timer::leases_soon(ctx);
-                timer::locks_soon(ctx);
+                timer::queues_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_CLIENT_CHANGE if subevent == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED => {
             // SAFETY: the server passes this structure with this event.
             if let Some(client) = unsafe { data.cast::<raw::RedisModuleClientInfo>().as_ref() } {
-                state().lock.connection_closed(client.id);
-                timer::locks_soon(ctx);
+                state().connection_closed(client.id);
+                timer::queues_soon(ctx);
             }
         }
         raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),

@@ -161,6 +161,10 @@ impl Server for Running<'_> {
         host().replica
     }
 
+    fn may_block(&self) -> bool {
+        blocked::may_block(self.ctx)
+    }
+
     fn block(&mut self, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {
         blocked::block(self.ctx, timeout_ms, otherwise)
     }
@@ -214,17 +218,21 @@ impl Server for Running<'_> {
     fn memory_full(&mut self, key: Arg<'_>) -> bool {
         // Above maxmemory is not full: the server evicts before a command, and the command itself goes a little above
         // again. Whether eviction could make room then is known to the server alone. It tells by how it takes a command
-        // that it would refuse: this one does nothing to a key that is not there.
+        // that it would refuse: SETNX does nothing to a key that is there, SETRANGE of nothing to one that is not.
         if flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_OOM == 0 {
             return false;
         }
-        self.close();
+        let is_there = self.exists(key.bytes);
         let name = OwnedString::new(key.bytes);
         // SAFETY: the context of the running command, NUL-terminated strings and a live one; "M" asks for the refusal, which
         // is a null reply. Another reply is freed once.
         unsafe {
-            let (command, zero, nothing) = (c"SETRANGE".as_ptr(), c"0".as_ptr(), c"".as_ptr());
-            let reply = call!(RedisModule_Call, self.ctx, command, c"sccM".as_ptr(), name.raw(), zero, nothing);
+            let (zero, nothing) = (c"0".as_ptr(), c"".as_ptr());
+            let reply = if is_there {
+                call!(RedisModule_Call, self.ctx, c"SETNX".as_ptr(), c"scM".as_ptr(), name.raw(), nothing)
+            } else {
+                call!(RedisModule_Call, self.ctx, c"SETRANGE".as_ptr(), c"sccM".as_ptr(), name.raw(), zero, nothing)
+            };
             if reply.is_null() {
                 return true;
             }

@@ -61,8 +61,8 @@ pub(super) struct HostState {
     pub put_back_timer: bool,
     /// The moment of the earliest timer that looks for leases that have run out.
     pub lease_timer: Option<UnixMs>,
-    /// The moment of the earliest timer that looks at the queues of locks.
-    pub lock_timer: Option<UnixMs>,
+    /// The moment of the earliest timer that looks at the queues of locks and limiters.
+    pub queue_timer: Option<UnixMs>,
     pub put_back_pace: PutBackPace,
     /// A value of one of our types was loaded, copied or renamed, and its key event is still to come.
     pub native_arrival: bool,

@@ -10,29 +10,34 @@ use super::api::{Ctx, Str, call};
 use super::main_thread::{host, state};
 use super::shell::guarded;
 use super::strings::bytes;
+use crate::lock::Lock;
 use crate::native::NativeValue;
+use crate::ratelimit::concurrency::Slots;
+use crate::ratelimit::limiter::Limiter;
 
 /// The version of all encodings; a file with another one is refused.
 const ENCODING: c_int = 0;
 
 /// What a registered type is known by: its name and the server's handle.
-struct Slot {
+struct Registered {
     name: &'static str,
     handle: AtomicPtr<raw::RedisModuleType>,
 }
 
-static SLOTS: [Slot; 2] = [
-    Slot { name: crate::lock::Lock::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
-    Slot { name: crate::ratelimit::limiter::Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
+static REGISTERED: [Registered; 3] = [
+    Registered { name: Lock::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
+    Registered { name: Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
+    Registered { name: Slots::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
 ];
 
 fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
-    SLOTS.iter().find(|slot| slot.name == T::TYPE_NAME).map_or(null_mut(), |slot| slot.handle.load(Ordering::Relaxed))
+    let registered = REGISTERED.iter().find(|registered| registered.name == T::TYPE_NAME);
+    registered.map_or(null_mut(), |registered| registered.handle.load(Ordering::Relaxed))
 }
 
-/// Registers both types. False if the server refuses one.
+/// Registers all types. False if the server refuses one.
 pub(super) fn register_all(ctx: Ctx) -> bool {
-    register::<crate::lock::Lock>(ctx) && register::<crate::ratelimit::limiter::Limiter>(ctx)
+    register::<Lock>(ctx) && register::<Limiter>(ctx) && register::<Slots>(ctx)
 }
 
 fn register<T: NativeValue>(ctx: Ctx) -> bool {
@@ -54,14 +59,14 @@ fn register<T: NativeValue>(ctx: Ctx) -> bool {
         free_effort: None,
         unlink: None,
         copy: None,
-        free_effort2: None,
+        free_effort2: Some(free_effort2::<T>),
         aux_save2: None,
     };
     let Ok(name) = CString::new(T::TYPE_NAME) else { return false };
     // SAFETY: the context of the load, a NUL-terminated name and a table that the server copies.
     let handle = unsafe { call!(RedisModule_CreateDataType, ctx, name.as_ptr(), ENCODING, &mut methods) };
-    if let Some(slot) = SLOTS.iter().find(|slot| slot.name == T::TYPE_NAME) {
-        slot.handle.store(handle, Ordering::Relaxed);
+    if let Some(registered) = REGISTERED.iter().find(|registered| registered.name == T::TYPE_NAME) {
+        registered.handle.store(handle, Ordering::Relaxed);
     }
     !handle.is_null()
 }
@@ -186,6 +191,12 @@ unsafe extern "C" fn mem_usage2<T: NativeValue>(
 ) -> usize {
     // SAFETY: a live value of this type.
     unsafe { mem_usage::<T>(value) }
+}
+
+/// Beyond 64 the server frees the value in the background, where it is allowed to.
+unsafe extern "C" fn free_effort2<T: NativeValue>(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> usize {
+    // SAFETY: a live value of this type.
+    guarded("free_effort", || unsafe { borrow::<T>(value) }.pieces()).unwrap_or(1)
 }
 
 unsafe extern "C" fn digest<T: NativeValue>(digest: *mut raw::RedisModuleDigest, value: *mut c_void) {

@@ -91,32 +91,33 @@ unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
     });
 }
 
-/// A queue of a lock may have to be looked at, now or when a lease ends, or a connection has closed that held locks.
-pub(super) fn locks_soon(ctx: Ctx) {
-    let Some(at) = state().lock.next_deadline() else { return };
-    if host().lock_timer.is_none_or(|timer| at < timer) {
-        host().lock_timer = Some(at);
-        start(ctx, at.since(now().to_ms()).max(0), on_lock);
+/// A queue of a lock or of a limiter may have to be looked at, now or when a lease ends, or a connection has closed that held
+/// something.
+pub(super) fn queues_soon(ctx: Ctx) {
+    let Some(at) = state().next_deadline() else { return };
+    if host().queue_timer.is_none_or(|timer| at < timer) {
+        host().queue_timer = Some(at);
+        start(ctx, at.since(now().to_ms()).max(0), on_queue);
     }
 }
 
-unsafe extern "C" fn on_lock(ctx: Ctx, _: *mut c_void) {
-    guarded("the locks that somebody waits for", || {
+unsafe extern "C" fn on_queue(ctx: Ctx, _: *mut c_void) {
+    guarded("the queues", || {
         let moment = now().to_ms();
-        if host().lock_timer.is_none_or(|timer| timer > moment) {
+        if host().queue_timer.is_none_or(|timer| timer > moment) {
             // An earlier one has done the work of this one.
             return;
         }
-        host().lock_timer = None;
+        host().queue_timer = None;
         if host().replica || host().loading {
             return;
         }
         if !may_write() {
-            host().lock_timer = Some(moment.plus(PAUSED_MS));
-            return start(ctx, PAUSED_MS, on_lock);
+            host().queue_timer = Some(moment.plus(PAUSED_MS));
+            return start(ctx, PAUSED_MS, on_queue);
         }
-        in_slices(|| crate::lock::due(&mut Running::new(ctx, &[], true)));
-        locks_soon(ctx);
+        in_slices(|| crate::state::due(&mut Running::new(ctx, &[], true)));
+        queues_soon(ctx);
     });
 }
 
@@ -183,7 +184,7 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
         }
         resume(ctx);
         leases_soon(ctx);
-        locks_soon(ctx);
+        queues_soon(ctx);
         events::watch_writes(ctx);
     });
     start(ctx, SWEEP_MS, on_sweep);

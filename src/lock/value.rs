@@ -1,5 +1,6 @@
 //! What the key of a lock holds.
 
+use crate::clock::UnixUs;
 use crate::lock::record::Record;
 use crate::native::NativeValue;
 use crate::state::State;
@@ -82,6 +83,13 @@ impl NativeValue for Lock {
 
     fn unlinked(&mut self, db: usize, key: &[u8], state: &mut State) {
         state.lock.unlinked(db, key, self);
+    }
+
+    fn linked(&mut self, db: usize, key: &[u8], state: &mut State, now: UnixUs) {
+        state.lock.linked(db, key, self);
+        if let Some(record) = self.record() {
+            state.fencing.saw_in_value(record.token(), now);
+        }
     }
 
     fn copied(&self, _state: &State) -> Option<Lock> {

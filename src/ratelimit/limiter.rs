@@ -400,6 +400,10 @@ impl NativeValue for Limiter {
         state.ratelimit.unlinked(db, key, self.expiry());
     }
 
+    fn linked(&mut self, db: usize, key: &[u8], state: &mut State, _now: UnixUs) {
+        state.ratelimit.linked(db, key);
+    }
+
     fn copied(&self, _state: &State) -> Option<Limiter> {
         Some(self.clone())
     }

@@ -5,6 +5,8 @@
 
 mod answer;
 pub mod commands;
+pub mod concurrency;
+mod deadlines;
 mod decision;
 pub mod effects;
 pub mod fixed_window;
@@ -15,10 +17,14 @@ pub mod limiter;
 pub mod meter;
 pub mod reading;
 pub mod sliding_window;
+pub mod slot_effects;
+mod slots;
 mod state;
+mod waiting;
 pub mod window;
 
 pub use state::State;
+pub use waiting::due;
 
 /// The greatest count of a limit and the greatest cost of a request; both begin at 1.
 pub const MAX_UNITS: i64 = 1_000_000_000_000;

@@ -1,19 +1,32 @@
-//! The limiter family's counters; limits themselves live in the keyspace.
+//! The limiter family's memory: who waits, what ends with a connection, and counters. Limits themselves live in the keyspace.
 
 use crate::clock::UnixMs;
+use crate::ratelimit::concurrency::Id;
+use crate::ratelimit::slots;
+use crate::ratelimit::waiting::Request;
+use crate::server::Waiter;
+use crate::sessions::Sessions;
 use crate::state::KeyEvent;
+use crate::wait_queue::WaitQueues;
 
 #[derive(Debug, Default)]
 pub struct State {
+    pub queues: WaitQueues<Request>,
+    /// Slots that end with a connection, by their id.
+    pub sessions: Sessions<Id>,
+    pub slots: slots::Counters,
+    /// Clients that waited, and that were refused to.
+    pub waits: u64,
+    pub waits_refused: u64,
     /// Requests that CHECK admitted.
     pub allowed: u64,
     /// Requests that CHECK denied.
     pub denied: u64,
     /// Keys that RESET removed.
     pub resets: u64,
-    /// Limiters that memory pressure removed while something was counted in them: their next window starts afresh.
+    /// Limiters that memory pressure removed while something was counted in them, or somebody held a slot: they start afresh.
     pub evicted: u64,
-    /// The limiter that left its name last; the key event that follows tells why.
+    /// The limiter or slots that left their name last; the key event that follows tells why.
     unlinked: Option<Unlinked>,
 }
 
@@ -21,13 +34,19 @@ pub struct State {
 struct Unlinked {
     db: usize,
     key: Box<[u8]>,
-    full_at: UnixMs,
+    unused_at: UnixMs,
 }
 
 impl State {
-    /// A limiter leaves its name; it is full again at `full_at`.
-    pub fn unlinked(&mut self, db: usize, key: &[u8], full_at: UnixMs) {
-        self.unlinked = Some(Unlinked { db, key: key.into(), full_at });
+    /// A limiter or slots leave their name; from `unused_at` on nothing is counted in it.
+    pub fn unlinked(&mut self, db: usize, key: &[u8], unused_at: UnixMs) {
+        self.queues.look_at(db, key);
+        self.unlinked = Some(Unlinked { db, key: key.into(), unused_at });
+    }
+
+    /// A limiter or slots have come to this name.
+    pub fn linked(&mut self, db: usize, key: &[u8]) {
+        self.queues.look_at(db, key);
     }
 
     /// The key changed. An overwritten limiter gets no event, so the name is compared.
@@ -36,10 +55,43 @@ impl State {
             && event == KeyEvent::Evicted
             && unlinked.db == db
             && *unlinked.key == *key
-            && now < unlinked.full_at
+            && now < unlinked.unused_at
         {
             self.evicted = self.evicted.saturating_add(1);
         }
+    }
+
+    /// One database (`Some`) or all of them are empty now.
+    pub fn flushed(&mut self, db: Option<usize>) {
+        self.queues.look_at_all(db);
+        self.sessions.flushed(db);
+    }
+
+    pub fn swapped(&mut self, a: usize, b: usize) {
+        self.queues.look_at_all(Some(a));
+        self.queues.look_at_all(Some(b));
+        self.sessions.swapped(a, b);
+    }
+
+    /// A waiter has gone: his wait ran out, or his connection did.
+    pub fn waiter_left(&mut self, waiter: Waiter) {
+        self.queues.leave(waiter);
+    }
+
+    /// A connection has closed.
+    pub fn connection_closed(&mut self, session: u64) {
+        self.sessions.closed(session, false);
+    }
+
+    /// When there is work for [`due`](super::due).
+    pub fn next_deadline(&self) -> Option<UnixMs> {
+        if self.sessions.any_closed() { Some(UnixMs(0)) } else { self.queues.next_look() }
+    }
+
+    /// This server is no primary any more: it lets nobody in, and the server has answered those who waited.
+    pub fn demoted(&mut self) {
+        self.queues = WaitQueues::default();
+        self.sessions = Sessions::default();
     }
 }
 

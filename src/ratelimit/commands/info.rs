@@ -5,6 +5,7 @@ use crate::clock::UnixUs;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::ratelimit::limiter::{Limiter, Metered};
+use crate::ratelimit::slots;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -15,8 +16,8 @@ impl Command for Info {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "ratelimit.info",
         family: Family::RateLimit,
-        summary: "Tells what a limiter has counted, for each algorithm and window.",
-        complexity: "O(n) with n states under the key, at most 16 of up to 257 entries.",
+        summary: "Tells what a limiter has counted, for each algorithm and window, or who holds its slots.",
+        complexity: "O(n) with n states under the key, at most 16 of up to 257 entries, or n slots and clients that wait.",
         since: "0.1.0",
         arity: 2,
         flags: &[Flag::ReadOnly, Flag::Fast],
@@ -35,6 +36,9 @@ impl Command for Info {
 
     /// A key that is not there is a limiter in which nothing is counted.
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
+        if let Some(described) = slots::describe(server, key) {
+            return Ok(described);
+        }
         let now = server.now();
         let (limits, banned_ms) = match server.native::<Limiter>(key)? {
             Some(limiter) => (
@@ -68,7 +72,7 @@ fn describe(state: &Metered, now: UnixUs) -> Option<Reply<'static>> {
 mod tests {
     use super::*;
     use crate::fake_server::FakeServer;
-    use crate::ratelimit::commands::Check;
+    use crate::ratelimit::commands::{Check, Enter};
 
     #[test]
     fn lists_the_windows_in_which_something_is_counted() {
@@ -94,6 +98,26 @@ mod tests {
             server.call::<Info>("i k"),
             Ok(Reply::Map(vec![("limits", Reply::Array(vec![])), ("banned_ms", Reply::Int(0))]))
         );
+    }
+
+    #[test]
+    fn slots_are_listed_with_who_holds_and_who_waits() {
+        let mut server = FakeServer::new();
+        server.call::<Enter>("e k a LIMIT 2 PX 2000").unwrap();
+        server.call::<Enter>("e k b LIMIT 2 PX 1000 SESSION").unwrap();
+        server.call::<Enter>("e k c LIMIT 2 PX 1000 WAIT 0").unwrap();
+        server.advance_ms(300);
+        let row = |id: &str, numbers: &[i64]| {
+            let id = [Reply::OwnedBytes(id.into())];
+            Reply::Array(id.into_iter().chain(numbers.iter().copied().map(Reply::Int)).collect())
+        };
+        let slots = vec![row("b", &[700, 1]), row("a", &[1700, 0])];
+        let expected = vec![
+            ("in_use", Reply::Int(2)),
+            ("slots", Reply::Array(slots)),
+            ("waiters", Reply::Array(vec![row("c", &[300])])),
+        ];
+        assert_eq!(server.call::<Info>("RATELIMIT.INFO k"), Ok(Reply::Map(expected)));
     }
 
     #[test]

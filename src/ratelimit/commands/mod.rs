@@ -2,14 +2,18 @@
 
 mod ban;
 mod check;
+mod enter;
 mod info;
+mod leave;
 mod peek;
 mod refund;
 mod reset;
 
 pub use ban::Ban;
 pub use check::Check;
+pub use enter::Enter;
 pub use info::Info;
+pub use leave::Leave;
 pub use peek::Peek;
 pub use refund::Refund;
 pub use reset::Reset;

@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use crate::args::{Arg, Args};
 use crate::commands::Command;
 use crate::error::Error;
+use crate::ratelimit::concurrency::Slots;
 use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -20,7 +21,7 @@ impl Command for Reset {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "ratelimit.reset",
         family: Family::RateLimit,
-        summary: "Forgets what limiters have counted, so that they are full again.",
+        summary: "Forgets what limiters have counted, so that they are full again, and frees all slots.",
         complexity: "O(n) with n keys.",
         since: "0.1.0",
         arity: -2,
@@ -42,7 +43,7 @@ impl Command for Reset {
     /// All keys are looked at before one is removed: a key that is no limiter must not leave the others half done.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         for key in &request.keys {
-            server.native::<Limiter>(*key)?;
+            find(server, *key)?;
         }
         let names: SmallVec<[&[u8]; 4]> = request.keys.iter().map(|key| key.bytes).collect();
         let removed = server.unlink(&names);
@@ -52,11 +53,19 @@ impl Command for Reset {
     }
 }
 
+/// Is the key a limiter of either kind, or not there?
+fn find<S: Server>(server: &mut S, key: Arg<'_>) -> Result<(), Error> {
+    match server.native::<Limiter>(key) {
+        Err(Error::WrongType) => server.native::<Slots>(key).map(|_| ()),
+        found => found.map(|_| ()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake_server::FakeServer;
-    use crate::ratelimit::commands::Check;
+    use crate::ratelimit::commands::{Check, Enter};
 
     #[test]
     fn resets_what_is_there_and_replicates_that() {
@@ -80,6 +89,18 @@ mod tests {
         assert_eq!(server.call::<Reset>("RATELIMIT.RESET a s"), Err(Error::WrongType));
         assert_eq!(server.keys.len(), 2);
         assert!(server.take_replicated().is_empty());
+    }
+
+    #[test]
+    fn slots_are_freed_and_who_waits_for_one_gets_it() {
+        let mut server = FakeServer::new();
+        server.call::<Enter>("e slots a LIMIT 1 EX 60").unwrap();
+        server.call::<Check>("c limiter 1 EX 60").unwrap();
+        assert_eq!(server.call::<Enter>("e slots b LIMIT 1 EX 60 WAIT 0"), Ok(Reply::Later));
+        assert_eq!(server.call::<Reset>("RATELIMIT.RESET slots limiter"), Ok(Reply::Int(2)));
+        assert!(server.answers.is_empty(), "not within the event");
+        while crate::state::due(&mut server) {}
+        assert_eq!(server.answers.len(), 1);
     }
 
     #[test]

@@ -1,0 +1,136 @@
+//! Who waits for a limit: one queue for each key, first come first served.
+//!
+//! Every event that may let somebody in ends in [`serve`]: at once where a command of this family brings it about, from a timer
+//! ([`due`]) where a key event, the clock or a closed connection does. Within a key event nothing is decided: the effect would be
+//! replicated before what made room for it.
+
+use super::concurrency::Verdict;
+use super::slots::{self, Wish};
+use crate::args::Arg;
+use crate::clock::UnixMs;
+use crate::error::Error;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::wait_queue;
+
+#[derive(Debug)]
+pub struct Request {
+    db: usize,
+    key: [Box<[u8]>; 1],
+    pub wanted: Wanted,
+    /// Since when he waits.
+    pub since: UnixMs,
+}
+
+/// What a waiter waits for.
+#[derive(Debug)]
+pub enum Wanted {
+    /// A slot.
+    Enter { id: Box<[u8]>, limit: i64, lease_ms: i64, session: Option<u64> },
+}
+
+/// What becomes of the one who has waited longest.
+enum Turn {
+    Answered(Reply<'static>),
+    /// Not before this moment, if nothing else happens.
+    Later(UnixMs),
+}
+
+impl wait_queue::Request for Request {
+    fn db(&self) -> usize {
+        self.db
+    }
+
+    fn keys(&self) -> &[Box<[u8]>] {
+        &self.key
+    }
+}
+
+/// Holds the caller until his turn has come; if the wait runs out before, he is told `otherwise`. `None`: he cannot wait.
+///
+/// # Errors
+/// `TooManyWaiters` if there is no room for him.
+pub fn wait<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    wanted: Wanted,
+    wait_ms: i64,
+    otherwise: Reply<'static>,
+) -> Result<Option<Reply<'static>>, Error> {
+    if server.is_replica() || !server.may_block() {
+        return Ok(None);
+    }
+    let (db, since) = (server.db(), server.now().to_ms());
+    let state = server.state();
+    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
+    let waiting = state.ratelimit.queues.len_of(db, key.bytes);
+    if full(state.waiters(), state.config.waiters_max) || full(waiting, state.config.waiters_per_key_max) {
+        let refused = &mut state.ratelimit.waits_refused;
+        *refused = refused.saturating_add(1);
+        return Err(Error::TooManyWaiters);
+    }
+    let Some(waiter) = server.block(wait_ms, otherwise) else { return Ok(None) };
+    let state = &mut server.state().ratelimit;
+    state.queues.join(waiter, Request { db, key: [key.bytes.into()], wanted, since });
+    state.waits = state.waits.saturating_add(1);
+    if waiting == 0 {
+        look(server, key);
+    }
+    Ok(Some(Reply::Later))
+}
+
+/// Answers those who wait, in the order of their arrival, as far as it goes.
+pub fn serve<S: Server>(server: &mut S, key: Arg<'_>) {
+    if server.state().ratelimit.queues.is_empty() || server.replayed() || server.is_replica() {
+        return;
+    }
+    look(server, key);
+}
+
+fn look<S: Server>(server: &mut S, key: Arg<'_>) {
+    let db = server.db();
+    let mut wake = None;
+    while let Some((waiter, request)) = server.state().ratelimit.queues.head(db, key.bytes) {
+        if server.is_waiting(waiter) {
+            let reply = match turn(server, key, &request.wanted) {
+                Ok(Turn::Later(at)) => {
+                    wake = Some(at);
+                    break;
+                }
+                Ok(Turn::Answered(reply)) => reply,
+                Err(error) => Reply::Error(error),
+            };
+            server.state().ratelimit.queues.leave(waiter);
+            server.answer(waiter, reply);
+        } else {
+            server.state().ratelimit.queues.leave(waiter);
+        }
+    }
+    server.state().ratelimit.queues.looked_at(db, key.bytes, wake);
+}
+
+fn turn<S: Server>(server: &mut S, key: Arg<'_>, wanted: &Wanted) -> Result<Turn, Error> {
+    match wanted {
+        Wanted::Enter { id, limit, lease_ms, session } => {
+            let wish = Wish { id: Arg::named(id), limit: *limit, lease_ms: *lease_ms, session: *session };
+            let answer = slots::enter_in_turn(server, key, &wish)?;
+            Ok(match answer.verdict {
+                Verdict::Denied => Turn::Later(server.now().to_ms().plus(answer.retry_after_ms)),
+                Verdict::Renewed | Verdict::Given => Turn::Answered(answer.reply()),
+            })
+        }
+    }
+}
+
+/// Does one piece of the work that no command does: frees what a closed connection held, or looks at one queue. Whether there
+/// was any. For a timer, and only while the server may write.
+pub fn due<S: Server>(server: &mut S) -> bool {
+    if slots::close_one(server) {
+        return true;
+    }
+    let now = server.now().to_ms();
+    let Some(name) = server.state().ratelimit.queues.next_due(now) else { return false };
+    server.select(name.db);
+    look(server, Arg::named(&name.key));
+    true
+}
