@@ -21,6 +21,16 @@ impl UnixMs {
 }
 
 impl UnixUs {
+    /// `self` and so many milliseconds, saturating at the ends of the range.
+    pub fn plus_ms(self, ms: i64) -> UnixUs {
+        UnixUs(self.0.saturating_add(ms.saturating_mul(1000)))
+    }
+
+    /// The first millisecond that begins at this moment or after it.
+    pub fn to_ms_up(self) -> UnixMs {
+        UnixMs(self.0.div_euclid(1000).saturating_add(i64::from(self.0.rem_euclid(1000) > 0)))
+    }
+
     /// The millisecond this moment lies in (rounded down).
     pub fn to_ms(self) -> UnixMs {
         UnixMs(self.0.div_euclid(1000))

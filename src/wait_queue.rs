@@ -92,14 +92,15 @@ impl<R: Request> WaitQueues<R> {
     }
 
     /// Takes a waiter out of all his queues, at which somebody has to look then.
-    pub fn leave(&mut self, waiter: Waiter) {
-        let Some(request) = self.requests.remove(&waiter) else { return };
+    pub fn leave(&mut self, waiter: Waiter) -> Option<Rc<R>> {
+        let request = self.requests.remove(&waiter)?;
         for key in request.keys() {
             if let Some(queue) = self.queue_mut(request.db(), key) {
                 queue.waiters.remove(&waiter);
             }
             self.look_at(request.db(), key);
         }
+        Some(request)
     }
 
     /// Something has happened to the key: its queue, if there is one, is to be looked at.

@@ -11,6 +11,8 @@ use crate::ratelimit::limiter::Limiter;
 /// he costs no look at the whole queue.
 #[derive(Clone, Debug)]
 pub struct Forecast {
+    /// The limiter as it was when the forecast was made, or when the last one was admitted.
+    pub base: Limiter,
     limiter: Limiter,
     at: UnixUs,
 }
@@ -18,7 +20,7 @@ pub struct Forecast {
 impl Forecast {
     /// Nobody waits, and this is how the limiter stands now.
     pub fn new(limiter: Limiter, now: UnixUs) -> Forecast {
-        Forecast { limiter, at: now }
+        Forecast { base: limiter.clone(), limiter, at: now }
     }
 
     /// When this cost will be admitted behind all others; `None` if never.
@@ -28,7 +30,7 @@ impl Forecast {
         match judge(limits, &readings(&self.limiter, limits, at), cost) {
             Verdict::Admitted => Some(at),
             // What a limit is waited for the others have by then: nobody else is admitted meanwhile.
-            Verdict::Denied { retry_after_ms, .. } => retry_after_ms.map(|ms| after(at, ms)),
+            Verdict::Denied { retry_after_ms, .. } => retry_after_ms.map(|ms| at.plus_ms(ms)),
         }
     }
 
@@ -40,20 +42,16 @@ impl Forecast {
     }
 }
 
-/// `ms` milliseconds later.
-pub fn after(moment: UnixUs, ms: i64) -> UnixUs {
-    UnixUs(moment.0.saturating_add(ms.saturating_mul(1000)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Args;
     use crate::clock::UnixMs;
     use crate::ratelimit::limit::{Limits, Question, Tail};
 
     fn limits(line: &str) -> Limits {
         let words: Vec<&[u8]> = ["c", "k"].into_iter().chain(line.split(' ')).map(str::as_bytes).collect();
-        Question::parse(&mut crate::args::Args::new(&words, "ratelimit.check"), Tail::Cost).unwrap().limits
+        Question::parse(&mut Args::new(&words, "ratelimit.check"), Tail::Cost).unwrap().limits
     }
 
     #[test]

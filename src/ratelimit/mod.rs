@@ -3,6 +3,7 @@
 //! A limit is written in the call (`limit`); under its key is what was consumed, by algorithm and window (`meter`, `limiter`).
 //! `sliding_window`, `gcra` and `fixed_window` are the algorithms, free of everything else.
 
+mod admission;
 mod answer;
 pub mod commands;
 pub mod concurrency;

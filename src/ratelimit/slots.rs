@@ -177,7 +177,7 @@ pub fn close_one<S: Server>(server: &mut S) -> bool {
 
 /// Is this a key of this type, so that RATELIMIT.INFO describes it so? Then: `in_use`, `slots`, `waiters`.
 pub fn describe<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Reply<'static>> {
-    let (now, db) = (server.now().to_ms(), server.db());
+    let now = server.now().to_ms();
     let slots = server.native::<Slots>(key).ok()??;
     let (in_use, running) = (slots.in_use(now), slots.running(now));
     let running = running.map(|(id, deadline, session)| {
@@ -186,14 +186,9 @@ pub fn describe<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Reply<'static
         Reply::Array(vec![Reply::OwnedBytes(id.to_vec()), Reply::Int(deadline.since(now)), Reply::Int(session)])
     });
     let running = running.collect();
-    let waiters = server.state().ratelimit.queues.waiters(db, key.bytes).map(|request| {
-        let Wanted::Enter { id, .. } = &request.wanted;
-        Reply::Array(vec![Reply::OwnedBytes(id.to_vec()), Reply::Int(now.since(request.since))])
-    });
-    let waiters = waiters.collect();
     Some(Reply::Map(vec![
         ("in_use", Reply::count(in_use)),
         ("slots", Reply::Array(running)),
-        ("waiters", Reply::Array(waiters)),
+        ("waiters", waiting::describe(server, key)),
     ]))
 }

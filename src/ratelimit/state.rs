@@ -1,7 +1,11 @@
 //! The limiter family's memory: who waits, what ends with a connection, and counters. Limits themselves live in the keyspace.
 
+use hashbrown::HashMap;
+
 use crate::clock::UnixMs;
+use crate::name::Name;
 use crate::ratelimit::concurrency::Id;
+use crate::ratelimit::forecast::Forecast;
 use crate::ratelimit::slots;
 use crate::ratelimit::waiting::Request;
 use crate::server::Waiter;
@@ -12,6 +16,8 @@ use crate::wait_queue::WaitQueues;
 #[derive(Debug, Default)]
 pub struct State {
     pub queues: WaitQueues<Request>,
+    /// When those who queue for a limiter will be admitted, for limiters of which somebody asked.
+    pub forecasts: HashMap<Name, Forecast>,
     /// Slots that end with a connection, by their id.
     pub sessions: Sessions<Id>,
     pub slots: slots::Counters,
@@ -75,7 +81,9 @@ impl State {
 
     /// A waiter has gone: his wait ran out, or his connection did.
     pub fn waiter_left(&mut self, waiter: Waiter) {
-        self.queues.leave(waiter);
+        if let Some(request) = self.queues.leave(waiter) {
+            self.forecasts.remove(&request.name());
+        }
     }
 
     /// A connection has closed.

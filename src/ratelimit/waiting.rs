@@ -4,11 +4,13 @@
 //! ([`due`]) where a key event, the clock or a closed connection does. Within a key event nothing is decided: the effect would be
 //! replicated before what made room for it.
 
+use super::admission::{self, Queued};
 use super::concurrency::Verdict;
 use super::slots::{self, Wish};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
+use crate::name::NameRef;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::wait_queue;
@@ -27,13 +29,23 @@ pub struct Request {
 pub enum Wanted {
     /// A slot.
     Enter { id: Box<[u8]>, limit: i64, lease_ms: i64, session: Option<u64> },
+    /// To be admitted and charged.
+    Check(Queued),
 }
 
 /// What becomes of the one who has waited longest.
-enum Turn {
+pub(super) enum Turn {
     Answered(Reply<'static>),
     /// Not before this moment, if nothing else happens.
     Later(UnixMs),
+}
+
+impl Request {
+    /// What he waits for.
+    pub fn name(&self) -> NameRef<'_> {
+        let [key] = &self.key;
+        NameRef { db: self.db, key }
+    }
 }
 
 impl wait_queue::Request for Request {
@@ -79,6 +91,13 @@ pub fn wait<S: Server>(
     Ok(Some(Reply::Later))
 }
 
+/// How many wait for the key.
+pub fn len_of<S: Server>(server: &mut S, key: Arg<'_>) -> usize {
+    let db = server.db();
+    let queues = &server.state().ratelimit.queues;
+    if queues.is_empty() { 0 } else { queues.len_of(db, key.bytes) }
+}
+
 /// Answers those who wait, in the order of their arrival, as far as it goes.
 pub fn serve<S: Server>(server: &mut S, key: Arg<'_>) {
     if server.state().ratelimit.queues.is_empty() || server.replayed() || server.is_replica() {
@@ -106,11 +125,16 @@ fn look<S: Server>(server: &mut S, key: Arg<'_>) {
             server.state().ratelimit.queues.leave(waiter);
         }
     }
-    server.state().ratelimit.queues.looked_at(db, key.bytes, wake);
+    let state = &mut server.state().ratelimit;
+    state.queues.looked_at(db, key.bytes, wake);
+    if state.queues.len_of(db, key.bytes) == 0 {
+        state.forecasts.remove(&NameRef { db, key: key.bytes });
+    }
 }
 
 fn turn<S: Server>(server: &mut S, key: Arg<'_>, wanted: &Wanted) -> Result<Turn, Error> {
     match wanted {
+        Wanted::Check(queued) => admission::turn(server, key, queued),
         Wanted::Enter { id, limit, lease_ms, session } => {
             let wish = Wish { id: Arg::named(id), limit: *limit, lease_ms: *lease_ms, session: *session };
             let answer = slots::enter_in_turn(server, key, &wish)?;
@@ -120,6 +144,19 @@ fn turn<S: Server>(server: &mut S, key: Arg<'_>, wanted: &Wanted) -> Result<Turn
             })
         }
     }
+}
+
+/// Who waits, in order: his id or his cost, and for how many milliseconds.
+pub fn describe<S: Server>(server: &mut S, key: Arg<'_>) -> Reply<'static> {
+    let (db, now) = (server.db(), server.now().to_ms());
+    let waiters = server.state().ratelimit.queues.waiters(db, key.bytes).map(|request| {
+        let who = match &request.wanted {
+            Wanted::Enter { id, .. } => Reply::OwnedBytes(id.to_vec()),
+            Wanted::Check(queued) => Reply::Int(queued.cost()),
+        };
+        Reply::Array(vec![who, Reply::Int(now.since(request.since))])
+    });
+    Reply::Array(waiters.collect())
 }
 
 /// Does one piece of the work that no command does: frees what a closed connection held, or looks at one queue. Whether there

@@ -3,10 +3,8 @@
 use crate::args::Args;
 use crate::commands::Command;
 use crate::error::Error;
-use crate::ratelimit::decision::Decision;
+use crate::ratelimit::admission;
 use crate::ratelimit::limit::{Question, Tail};
-use crate::ratelimit::limiter::Limiter;
-use crate::ratelimit::{decision, effects};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, CommandSpec, Family, Flag, Keys};
@@ -22,7 +20,7 @@ impl Command for Check {
         since: "0.1.0",
         arity: -5,
         // Not deny-oom: only a key that is not there yet needs memory, and run looks for that.
-        flags: &[Flag::Write, Flag::Fast],
+        flags: &[Flag::Write, Flag::Blocking],
         keys: Keys::First,
         access: Access::Update,
         tips: &["nondeterministic_output"],
@@ -35,36 +33,7 @@ impl Command for Check {
     }
 
     fn run<'s, S: Server>(request: Question<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let Question { key, limits, cost, .. } = &request;
-        let (key, now) = (*key, server.now());
-        let decision = match server.native::<Limiter>(key)? {
-            Some(limiter) => {
-                let decision = decision::check(limiter, limits, *cost, now)?;
-                if decision.effect.is_some() {
-                    effects::changed(server, key, false, decision.expiry);
-                }
-                decision
-            }
-            None => {
-                let mut limiter = Limiter::default();
-                let decision = decision::check(&mut limiter, limits, *cost, now)?;
-                if decision.effect.is_some() {
-                    if server.memory_full(key) {
-                        return Err(Error::OutOfMemory);
-                    }
-                    server.put_native(key, limiter, decision.expiry);
-                }
-                decision
-            }
-        };
-        let Decision { answer, effect, .. } = decision;
-        if let Some(effect) = effect {
-            effect.replicate(key, server);
-        }
-        let counters = &mut server.state().ratelimit;
-        let counter = if answer.allowed { &mut counters.allowed } else { &mut counters.denied };
-        *counter = counter.saturating_add(1);
-        Ok(answer.reply())
+        admission::check(server, &request)
     }
 }
 
@@ -202,5 +171,82 @@ mod tests {
         assert!(server.take_replicated().is_empty());
         server.advance_ms(1);
         assert_eq!(check(&mut server, "k 1 EX 60")[0], 1);
+    }
+
+    /// Answers to those who waited, by their number: allowed, remaining.
+    fn answered(server: &mut FakeServer) -> Vec<(u64, i64, i64)> {
+        while crate::ratelimit::due(server) {}
+        let ints = |reply: &Reply<'_>| match reply {
+            Reply::Ints(ints) => (ints[0], ints[2]),
+            other => panic!("{other:?}"),
+        };
+        let answers: Vec<_> = server.answers.iter().map(|(waiter, reply)| (waiter.0, ints(reply))).collect();
+        answers.into_iter().map(|(waiter, (allowed, remaining))| (waiter, allowed, remaining)).collect()
+    }
+
+    fn queues(server: &mut FakeServer, line: &str) {
+        assert_eq!(server.call::<Check>(&format!("c {line}")), Ok(Reply::Later), "{line}");
+    }
+
+    #[test]
+    fn who_waits_is_admitted_in_turn_and_charged_then() {
+        let mut server = FakeServer::new();
+        check(&mut server, "k GCRA 1 PX 1000");
+        server.take_replicated();
+        queues(&mut server, "k GCRA 1 PX 1000 WAIT 1000");
+        queues(&mut server, "k GCRA 1 PX 1000 WAIT 0");
+        // The third would be admitted after three seconds.
+        assert_eq!(check(&mut server, "k GCRA 1 PX 1000 WAIT 2999")[..4], [0, 1, 0, 3000]);
+        queues(&mut server, "k GCRA 1 PX 1000 WAIT 3000");
+        assert!(server.take_replicated().is_empty());
+        assert_eq!(server.state.ratelimit.next_deadline(), Some(UnixMs(server.now.to_ms().0 + 1000)));
+        server.advance_ms(999);
+        assert_eq!(answered(&mut server), []);
+        server.advance_ms(1);
+        assert_eq!(answered(&mut server), [(1, 1, 0)]);
+        assert_eq!(server.take_replicated().len(), 1);
+        server.advance_ms(2000);
+        assert_eq!(
+            answered(&mut server),
+            [(1, 1, 0), (2, 1, 0)],
+            "one at a time: the bucket was empty for a second only"
+        );
+        server.advance_ms(1000);
+        assert_eq!(answered(&mut server).len(), 3);
+        assert!(server.state.ratelimit.forecasts.is_empty() && server.state.ratelimit.queues.is_empty());
+    }
+
+    #[test]
+    fn nobody_is_overtaken_and_who_does_not_wait_is_told_how_long_it_would_take() {
+        let mut server = FakeServer::new();
+        check(&mut server, "k FIXED 10 EX 3600 COST 5");
+        queues(&mut server, "k FIXED 10 EX 3600 COST 6 WAIT 0");
+        let before = check(&mut server, "k FIXED 10 EX 3600");
+        assert_eq!((before[0], before[2]), (0, 5));
+        assert!(before[3] > 0 && before[3] == before[4], "when the next window begins: {before:?}");
+        server.state.waiter_left(crate::server::Waiter(1));
+        assert_eq!(check(&mut server, "k FIXED 10 EX 3600")[..3], [1, 10, 4]);
+    }
+
+    #[test]
+    fn a_refund_admits_the_next_at_once() {
+        let mut server = FakeServer::new();
+        check(&mut server, "k 1 EX 60");
+        queues(&mut server, "k 1 EX 60 WAIT 0");
+        server.call::<crate::ratelimit::commands::Refund>("r k 1 EX 60 COST 1").unwrap();
+        assert_eq!(answered(&mut server), [(1, 1, 0)]);
+    }
+
+    #[test]
+    fn who_cannot_wait_and_who_would_wait_for_ever_is_denied() {
+        let mut server = FakeServer::new();
+        check(&mut server, "k 1 EX 60");
+        assert_eq!(check(&mut server, "k 1 EX 60 COST 2 WAIT 0")[..4], [0, 1, 0, -1]);
+        assert_eq!(check(&mut server, "k 1 EX 60 WAIT 1")[0], 0);
+        server.never_blocks = true;
+        assert_eq!(check(&mut server, "k 1 EX 60 WAIT 0")[0], 0);
+        server.never_blocks = false;
+        server.state.config.waiters_per_key_max = 0;
+        assert_eq!(server.call::<Check>("c k 1 EX 60 WAIT 0"), Err(Error::TooManyWaiters));
     }
 }

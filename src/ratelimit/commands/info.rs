@@ -5,7 +5,7 @@ use crate::clock::UnixUs;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::ratelimit::limiter::{Limiter, Metered};
-use crate::ratelimit::slots;
+use crate::ratelimit::{slots, waiting};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -47,7 +47,11 @@ impl Command for Info {
             ),
             None => (Vec::new(), 0),
         };
-        Ok(Reply::Map(vec![("limits", Reply::Array(limits)), ("banned_ms", Reply::Int(banned_ms))]))
+        Ok(Reply::Map(vec![
+            ("limits", Reply::Array(limits)),
+            ("banned_ms", Reply::Int(banned_ms)),
+            ("waiters", waiting::describe(server, key)),
+        ]))
     }
 }
 
@@ -81,7 +85,7 @@ mod tests {
         server.call::<Check>("c k 10 EX 60 COST 3").unwrap();
         server.advance_ms(1_100);
         let Ok(Reply::Map(fields)) = server.call::<Info>("RATELIMIT.INFO k") else { panic!() };
-        let [("limits", Reply::Array(limits)), ("banned_ms", Reply::Int(0))] = &fields[..] else {
+        let [("limits", Reply::Array(limits)), ("banned_ms", Reply::Int(0)), ("waiters", _)] = &fields[..] else {
             panic!("{fields:?}")
         };
         let [Reply::Map(limit)] = &limits[..] else { panic!("{limits:?}") };
@@ -96,7 +100,11 @@ mod tests {
         let mut server = FakeServer::new();
         assert_eq!(
             server.call::<Info>("i k"),
-            Ok(Reply::Map(vec![("limits", Reply::Array(vec![])), ("banned_ms", Reply::Int(0))]))
+            Ok(Reply::Map(vec![
+                ("limits", Reply::Array(vec![])),
+                ("banned_ms", Reply::Int(0)),
+                ("waiters", Reply::Array(vec![]))
+            ]))
         );
     }
 

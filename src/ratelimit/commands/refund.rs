@@ -5,7 +5,7 @@ use crate::commands::Command;
 use crate::error::Error;
 use crate::ratelimit::limit::{Question, Tail};
 use crate::ratelimit::limiter::Limiter;
-use crate::ratelimit::{decision, effects};
+use crate::ratelimit::{decision, effects, waiting};
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, CommandSpec, Family, Flag, Keys};
@@ -44,6 +44,7 @@ impl Command for Refund {
         if let Some(effect) = refund.effect {
             effects::changed(server, key, is_empty, refund.expiry);
             effect.replicate(key, server);
+            waiting::serve(server, key);
         }
         Ok(refund.answer.reply())
     }
