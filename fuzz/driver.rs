@@ -9,6 +9,7 @@ use keyward::every_command;
 use keyward::fake_server::FakeServer;
 use keyward::lock::Lock;
 use keyward::native::NativeValue;
+use keyward::ratelimit::concurrency::Slots;
 use keyward::ratelimit::limiter::Limiter;
 use keyward::server::Server;
 use keyward::state::{KeyEvent, State};
@@ -75,13 +76,14 @@ macro_rules! call_by_name {
 }
 every_command!(call_by_name);
 
-/// A dump. Its first byte says of what: a limiter, a lock, or a record of an RDB file, whose kind is in the next two bytes.
+/// A dump. Its first byte says of what: a limiter, a lock, a record of an RDB file, whose kind is in the next two bytes, or slots.
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
 pub fn load_dump(input: &[u8]) {
     match input.split_first() {
         Some((0, bytes)) => load_value::<Limiter>(bytes, 64 * 1024),
         Some((1, bytes)) => load_value::<Lock>(bytes, 64 * 1024),
         Some((2, [low, high, bytes @ ..])) => load_record(u64::from(u16::from_le_bytes([*low, *high])), bytes),
+        Some((3, bytes)) => load_value::<Slots>(bytes, 512 * 1024),
         _ => {}
     }
 }
@@ -124,6 +126,9 @@ fn use_key(server: &mut FakeServer) {
         "ratelimit.peek k 10 EX 60 COST 3",
         "ratelimit.check k 1000000000000 EX 60 COST 3",
         "ratelimit.check k 1000 PX 1",
+        "ratelimit.enter k a LIMIT 2 PX 1000 SESSION",
+        "ratelimit.enter k b LIMIT 1 PX 1000",
+        "ratelimit.leave k a b",
         "lock.info k",
         "lock.validate k 1",
         "lock.extend k owner PX 1000",

@@ -64,6 +64,7 @@ TAG_COUNT = Number(2, (0, -1, 1, 3, 65, 2**63 - 1))
 VERSION = Number(5, (-1, -(2**63)))
 TAG_1, TAG_2 = Bounded("tag:1", 512), Bounded("tag:2", 512)
 OWNER = Bounded("ann", 1024)
+ID = Bounded("ann", 512)
 KEY = Key("new")
 TOKEN_OF_LOCK = 7
 
@@ -126,7 +127,7 @@ EXAMPLES: dict[str, Example] = {
         once=(("PX", 1), ("TAGS", 1, "t"), ("NX",), ("VERSION", 1)),
         deny_oom=True,
     ),
-    "CACHE.GET": Example((Key("string"),), refuses=("list", "lock", "limiter"), writes=False),
+    "CACHE.GET": Example((Key("string"),), refuses=("list", "lock", "limiter", "slots"), writes=False),
     "CACHE.MGET": Example((Key("string"), Key("plain")), open_ended=True, writes=False),
     "CACHE.TTL": Example((Key("string"),), writes=False),
     "CACHE.TAG": Example((Key("plain"), TAG_1, TAG_2), open_ended=True, deny_oom=True),
@@ -146,7 +147,7 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.FETCH": Example(
         (Key("string"), Option("WAIT"), Number(10, (-1,)), Option("LEASE"), LOAD_MS, Option("STALE"), Option("OK")),
         once=(("WAIT", 1), ("LEASE", 1), ("STALE", "NEVER"), ("BETA", 1, "BETA", 1), ("EX", 1)),
-        refuses=("list", "lock", "limiter"),
+        refuses=("list", "lock", "limiter", "slots"),
         writes=False,
     ),
     "CACHE.MFETCH": Example(
@@ -170,47 +171,57 @@ EXAMPLES: dict[str, Example] = {
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("SESSION",), ("PERMITS", 1), ("SHARED",), ("NX",)),
-        refuses=("plain", "list", "limiter"),
+        refuses=("plain", "list", "limiter", "slots"),
         deny_oom=True,
     ),
     "LOCK.MACQUIRE": Example(
         (Number(2, (0, -1, 6, 2**63 - 1)), KEY, Key("new:2"), OWNER, *PX, Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("SESSION",), ("SHARED",), ("REENTRANT",)),
-        refuses=("plain", "list", "limiter"),
+        refuses=("plain", "list", "limiter", "slots"),
         deny_oom=True,
     ),
     "LOCK.MRELEASE": Example(
         (Number(2, (0, -1, 4, 2**63 - 1)), Key("lock"), Key("none"), OWNER),
-        refuses=("plain", "list", "limiter"),
+        refuses=("plain", "list", "limiter", "slots"),
     ),
     "LOCK.EXEC": Example(
         (Key("lock"), Number(TOKEN_OF_LOCK), Command("ECHO"), Text("word")),
-        refuses=("plain", "list", "limiter"),
+        refuses=("plain", "list", "limiter", "slots"),
         reads_keys=True,
     ),
     "LOCK.RELEASE": Example(
-        (Key("lock"), OWNER), once=(("TOKEN", 1, "TOKEN", 1),), refuses=("plain", "list", "limiter")
+        (Key("lock"), OWNER), once=(("TOKEN", 1, "TOKEN", 1),), refuses=("plain", "list", "limiter", "slots")
     ),
     "LOCK.EXTEND": Example(
         (Key("lock"), OWNER, Option("PX"), Number(6_000_000, LEASE.refused)),
         once=(("PX", 1), ("EX", 1), ("TOKEN", 1, "TOKEN", 1)),
-        refuses=("plain", "list", "limiter"),
+        refuses=("plain", "list", "limiter", "slots"),
     ),
-    "LOCK.VALIDATE": Example((Key("lock"), Number(1)), refuses=("plain", "list", "limiter"), writes=False),
-    "LOCK.INFO": Example((Key("lock"),), refuses=("plain", "list", "limiter"), writes=False),
-    "LOCK.FORCE": Example((Key("lock"),), refuses=("plain", "list", "limiter")),
+    "LOCK.VALIDATE": Example((Key("lock"), Number(1)), refuses=("plain", "list", "limiter", "slots"), writes=False),
+    "LOCK.INFO": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots"), writes=False),
+    "LOCK.FORCE": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots")),
     "RATELIMIT.CHECK": Example(
         (Key("limiter"), Option("SLIDING"), UNITS, *PX, Option("COST"), Number(1, UNITS.refused)),
         once=(("COST", 1),),
-        refuses=("plain", "list", "lock"),
+        refuses=("plain", "list", "lock", "slots"),
     ),
     "RATELIMIT.PEEK": Example(
         (Key("limiter"), Option("SLIDING"), UNITS, *PX, Option("COST"), Number(1, UNITS.refused)),
         once=(("COST", 1),),
-        refuses=("plain", "list", "lock"),
+        refuses=("plain", "list", "lock", "slots"),
         writes=False,
     ),
-    "RATELIMIT.RESET": Example((Key("limiter"), Key("none")), refuses=("plain", "list", "lock"), open_ended=True),
+    "RATELIMIT.ENTER": Example(
+        (Key("slots"), ID, Option("LIMIT"), Number(3, (0, -1, 1_000_001)), *PX, Option("SESSION")),
+        once=(("LIMIT", 1), ("PX", 1), ("EX", 1), ("SESSION",), ("NX",)),
+        refuses=("plain", "list", "lock", "limiter"),
+    ),
+    "RATELIMIT.LEAVE": Example(
+        (Key("slots"), ID, Bounded("bob", 512)), refuses=("plain", "list", "lock", "limiter"), open_ended=True
+    ),
+    "RATELIMIT.RESET": Example(
+        (Key("limiter"), Key("slots"), Key("none")), refuses=("plain", "list", "lock"), open_ended=True
+    ),
     "RATELIMIT.INFO": Example((Key("limiter"),), refuses=("plain", "list", "lock"), writes=False),
     "KEYWARD.APPLY": Example(
         (Option("CHARGE"), Text("limiter"), Option("SLIDING"), LEASE._replace(refused=(0, -1, 10**12 + 1)))
@@ -221,7 +232,7 @@ EXAMPLES: dict[str, Example] = {
 # In debug builds only.
 UNLISTED = {"KEYWARD.DEBUG"}
 
-WORLD = ("string", "plain", "list", "lock", "limiter")
+WORLD = ("string", "plain", "list", "lock", "limiter", "slots")
 
 
 def make_world(raw: RawClient) -> None:
@@ -233,6 +244,7 @@ def make_world(raw: RawClient) -> None:
         # As a primary would tell it, so that the token is known.
         ("KEYWARD.APPLY", "LOCK", "lock", "ann", TOKEN_OF_LOCK, int(time.time() * 1000) + 5_000_000, 1),
         ("RATELIMIT.CHECK", "limiter", 10, "EX", 5000),
+        ("RATELIMIT.ENTER", "slots", "ann", "LIMIT", 3, "EX", 5000),
     ):
         reply = raw.call(*command)
         assert not isinstance(reply, ErrorReply), (command, reply)

@@ -40,7 +40,9 @@ def dumps(raw):
         raw.call("KEYWARD.APPLY", "CHARGE", "many", "SLIDING", 100_000, begin + number * 2 * 10**6, 99)
     for seconds in range(16):
         raw.call("RATELIMIT.CHECK", "windows", 10**12, "EX", 5000 + seconds, "COST", 10**11 + seconds)
-    return {key: raw.call("DUMP", key) for key in ("lock", "long", "limiter", "many", "windows")}
+    for number in range(40):
+        raw.call("RATELIMIT.ENTER", "crowd", b"\x00\xff" * number + b"x", "LIMIT", 100, "EX", 5000 + number)
+    return {key: raw.call("DUMP", key) for key in ("lock", "long", "limiter", "many", "windows", "slots", "crowd")}
 
 
 def test_the_checksum_is_the_servers(raw):
@@ -70,6 +72,8 @@ def use(raw, key):
         ("RATELIMIT.INFO", key),
         ("RATELIMIT.PEEK", key, 10, "EX", 5000, "COST", 3),
         ("RATELIMIT.CHECK", key, 10**12, "EX", 5000, "COST", 3),
+        ("RATELIMIT.ENTER", key, "ann", "LIMIT", 1000, "EX", 5000),
+        ("RATELIMIT.LEAVE", key, "ann"),
         ("MEMORY", "USAGE", key),
         ("COPY", key, "copied", "REPLACE"),
         ("DUMP", key),
@@ -122,12 +126,13 @@ def module_id(type_name, encoding):
 
 def test_dumps_of_an_encoding_to_come_and_of_no_keys_type_are_refused(server, raw):
     """A newer version writes other encodings. And tags are saved as a type of ours that no key has."""
-    for key, type_name in (("lock", "kw-lock-1"), ("limiter", "kw-limit1")):
+    types = {"lock": "kw-lock-1", "limiter": "kw-limit1", "slots": "kw-slots1"}
+    for key, type_name in types.items():
         dump = raw.call("DUMP", key)
         mine = module_id(type_name, 0)
         assert dump.count(mine) == 1
         others = [module_id(type_name, encoding) for encoding in (1, 2, 1023)] + [module_id("kw-meta-1", 0)]
-        others.append(module_id("kw-limit1" if key == "lock" else "kw-lock-1", 0))
+        others += [module_id(other, 0) for other in types.values() if other != type_name]
         calls = [("RESTORE", "new", 0, with_checksum(dump[:-8].replace(mine, other))) for other in others]
         assert_refused(server, raw, calls)
 

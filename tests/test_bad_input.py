@@ -119,9 +119,9 @@ def test_tags_and_owners_of_no_or_too_many_bytes(server, raw, command):
     with ReplicationStream(server) as stream:
         for call in calls:
             reply = raw.call(*call)
-            if EXAMPLES[command].deny_oom or command.startswith("LOCK"):
+            if EXAMPLES[command].deny_oom or command.startswith(("LOCK", "RATELIMIT")):
                 assert_clear(reply, call[0])
-        if EXAMPLES[command].deny_oom or command.startswith("LOCK"):
+        if EXAMPLES[command].deny_oom or command.startswith(("LOCK", "RATELIMIT")):
             assert stream.read() == []
             assert see_world(raw) == before
 
@@ -311,6 +311,8 @@ EFFECTS = {
     "FORGET": ("lock", 1_750_000_000_000_000),
     "RETIRE": (1_750_000_000_000, "tag:9"),
     "FLOOR": ("string", 5, 1_750_000_000_000),
+    "ENTER": ("slots", "ann", 4_000_000_000_000, 1_750_000_000_000),
+    "LEFT": ("slots", "ann"),
     "VALUE": ("new", "kw-limit1", b"\x01"),
 }
 
@@ -336,7 +338,7 @@ def test_effects_that_are_none(server, raw):
 
 
 @pytest.mark.parametrize("kind", ["plain", "list", "another of ours"])
-@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "LOCK", "PUTBACK", "FORGET"])
+@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "LOCK", "PUTBACK", "FORGET", "ENTER", "LEFT"])
 def test_effects_on_keys_of_another_type(server, raw, effect, kind):
     if kind == "another of ours":
         kind = "lock" if effect in ("CHARGE", "SETBACK") else "limiter"
@@ -348,7 +350,7 @@ def test_effects_on_keys_of_another_type(server, raw, effect, kind):
     assert see_world(raw) == before
 
 
-@pytest.mark.parametrize("type_name", ["kw-lock-1", "kw-limit1", "kw-meta-1", "", "string"])
+@pytest.mark.parametrize("type_name", ["kw-lock-1", "kw-limit1", "kw-slots1", "kw-meta-1", "", "string"])
 def test_values_that_are_none(server, raw, type_name):
     draw = random.Random(type_name)
     payloads = [
@@ -364,9 +366,9 @@ def test_values_that_are_none(server, raw, type_name):
 # Garbage
 
 POOL = [
-    *(key.encode() for key in ("string", "plain", "list", "lock", "limiter", "new", "new:2", "none")),
+    *(key.encode() for key in ("string", "plain", "list", "lock", "limiter", "slots", "new", "new:2", "none")),
     *(b"%d" % number for number in (0, -1, 1, 2, 3, 5, 10, 1000, 60_000, 10**12, 2**53, 2**63 - 1, 2**63)),
-    *b"EX PX EXAT PXAT TAGS JITTER VERSION NX XX TOKEN REENTRANT SLIDING COST CURSOR COUNT 10% ann bob tag:1 tag:2".split(),
+    *b"EX PX EXAT PXAT TAGS JITTER VERSION NX XX TOKEN REENTRANT SLIDING COST LIMIT SESSION CURSOR COUNT 10% ann bob tag:1 tag:2".split(),
     *(b"", b"\x00", b"\xff\xff", b"+1", b"01", b"x" * 600),
 ]
 PLAIN = [
@@ -376,6 +378,8 @@ PLAIN = [
     (b"RENAME", b"string", b"new:2"),
     (b"COPY", b"limiter", b"new", b"REPLACE"),
     (b"COPY", b"lock", b"new:2"),
+    (b"RENAME", b"slots", b"new:2"),
+    (b"PERSIST", b"slots"),
     (b"PERSIST", b"lock"),
     (b"PEXPIRE", b"string", b"100000"),
     (b"UNLINK", b"new", b"new:2"),
