@@ -45,7 +45,7 @@ pub fn check<S: Server>(server: &mut S, question: &Question<'_>) -> Result<Reply
     if waiting::len_of(server, key) > 0 {
         return check_behind(server, question);
     }
-    let answer = admit(server, key, limits, cost)?;
+    let answer = admit(server, key, limits, cost, false)?;
     if answer.allowed {
         return Ok(answer.reply());
     }
@@ -100,8 +100,10 @@ fn queue<S: Server>(
 /// The turn of one who waits has come: nobody is before him.
 pub(super) fn turn<S: Server>(server: &mut S, key: Arg<'_>, queued: &Queued) -> Result<Turn, Error> {
     let Queued { limits, cost, forecast } = queued;
-    let (db, now) = (server.db(), server.now());
-    let answer = admit(server, key, limits, *cost)?;
+    let (db, was_there) = (server.db(), server.exists(key.bytes));
+    // After the look at the key: one that has expired did so before this moment, and is full.
+    let now = server.now();
+    let answer = admit(server, key, limits, *cost, was_there)?;
     if !answer.allowed {
         let at = if answer.retry_after_ms > 0 { now.plus_ms(answer.retry_after_ms) } else { UnixUs(i64::MAX) };
         return Ok(Turn::Later(at.to_ms_up()));
@@ -117,8 +119,15 @@ pub(super) fn turn<S: Server>(server: &mut S, key: Arg<'_>, queued: &Queued) -> 
     Ok(Turn::Answered(answer.reply()))
 }
 
-/// Admits and charges a request if its limits allow it, whoever waits.
-fn admit<S: Server>(server: &mut S, key: Arg<'_>, limits: &Limits, cost: i64) -> Result<Answer, Error> {
+/// Admits and charges a request if its limits allow it, whoever waits. If the key `was_there` and is not any more, it has expired
+/// since the moment of the call, at which it was not full: it is denied then, for a millisecond.
+fn admit<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    limits: &Limits,
+    cost: i64,
+    was_there: bool,
+) -> Result<Answer, Error> {
     let now = server.now();
     let decision = match server.native::<Limiter>(key)? {
         Some(limiter) => {
@@ -128,6 +137,7 @@ fn admit<S: Server>(server: &mut S, key: Arg<'_>, limits: &Limits, cost: i64) ->
             }
             decision
         }
+        None if was_there => return Ok(decision::look(&Limiter::default(), limits, cost, now).denied(Some(1))),
         None => {
             let mut limiter = Limiter::default();
             let decision = decision::check(&mut limiter, limits, cost, now)?;

@@ -86,7 +86,7 @@ pub fn wait<S: Server>(
     state.queues.join(waiter, Request { db, key: [key.bytes.into()], wanted, since });
     state.waits = state.waits.saturating_add(1);
     if waiting == 0 {
-        look(server, key);
+        look(server, key, usize::MAX);
     }
     Ok(Some(Reply::Later))
 }
@@ -103,13 +103,19 @@ pub fn serve<S: Server>(server: &mut S, key: Arg<'_>) {
     if server.state().ratelimit.queues.is_empty() || server.replayed() || server.is_replica() {
         return;
     }
-    look(server, key);
+    look(server, key, usize::MAX);
 }
 
-fn look<S: Server>(server: &mut S, key: Arg<'_>) {
+/// Looks at the queue; at most so many are answered.
+fn look<S: Server>(server: &mut S, key: Arg<'_>, most: usize) {
     let db = server.db();
     let mut wake = None;
+    let mut answered = 0_usize;
     while let Some((waiter, request)) = server.state().ratelimit.queues.head(db, key.bytes) {
+        if answered == most {
+            server.state().ratelimit.queues.look_at(db, key.bytes);
+            break;
+        }
         if server.is_waiting(waiter) {
             let reply = match turn(server, key, &request.wanted) {
                 Ok(Turn::Later(at)) => {
@@ -121,6 +127,7 @@ fn look<S: Server>(server: &mut S, key: Arg<'_>) {
             };
             server.state().ratelimit.queues.leave(waiter);
             server.answer(waiter, reply);
+            answered = answered.saturating_add(1);
         } else {
             server.state().ratelimit.queues.leave(waiter);
         }
@@ -168,6 +175,8 @@ pub fn due<S: Server>(server: &mut S) -> bool {
     let now = server.now().to_ms();
     let Some(name) = server.state().ratelimit.queues.next_due(now) else { return false };
     server.select(name.db);
-    look(server, Arg::named(&name.key));
+    // One at a time, each at a moment of his own: time goes on here, unlike within a command, and with it a limiter that is full
+    // expires.
+    look(server, Arg::named(&name.key), 1);
     true
 }
