@@ -37,6 +37,7 @@ pub enum Error {
     Nested,
     CrossSlot,
     LimitCount,
+    SlotMoves,
     TooManyLimits,
     IdLength,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
@@ -80,6 +81,7 @@ impl fmt::Display for Error {
             Error::NeedsConnection => f.write_str("ERR SESSION needs a connection"),
             Error::Nested => f.write_str("ERR LOCK.EXEC cannot run within LOCK.EXEC"),
             Error::CrossSlot => f.write_str("CROSSSLOT Keys in request don't hash to the same slot"),
+            Error::SlotMoves => f.write_str("TRYAGAIN The slot of the lock is moving to another node"),
             Error::Fenced => f.write_str("FENCED token is stale"),
             Error::LimitCount => f.write_str("ERR a call can name at most 8 limits"),
             Error::TooManyLimits => f.write_str("ERR a key can hold at most 16 limits of different windows"),

@@ -47,6 +47,8 @@ pub struct FakeServer {
     pub replica: bool,
     /// Clients cannot be held.
     pub never_blocks: bool,
+    /// Keys that have moved to another node of the cluster.
+    pub moved: Vec<Vec<u8>>,
     /// The connection of the commands that follow; `None` is a script.
     pub connection: Option<u64>,
     /// Who waits, and what each is told when the wait runs out.
@@ -192,6 +194,10 @@ impl Server for FakeServer {
 
     fn may_block(&self) -> bool {
         !self.never_blocks
+    }
+
+    fn serves(&mut self, key: Arg<'_>) -> bool {
+        !self.moved.iter().any(|moved| moved == key.bytes)
     }
 
     fn block(&mut self, _timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {

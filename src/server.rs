@@ -57,6 +57,10 @@ pub trait Server {
     /// Can the client of the running command be held? Not in a transaction or a script.
     fn may_block(&self) -> bool;
 
+    /// May this server change the key? Not where it is a node of a cluster and the slot belongs to another, or is moving there and
+    /// the key is not here (any more).
+    fn serves(&mut self, key: Arg<'_>) -> bool;
+
     /// Holds the client of the running command, which must reply [`Reply::Later`] then. It is answered by [`Server::answer`],
     /// or with `otherwise` after `timeout_ms` milliseconds (0: never). `None`: it cannot be held (it runs a transaction or a
     /// script).
@@ -68,8 +72,8 @@ pub trait Server {
     /// Does this client still wait?
     fn is_waiting(&self, waiter: Waiter) -> bool;
 
-    /// The connection of the running command. `None` where there is none that could close: in scripts and functions, and
-    /// where a command is replayed.
+    /// The connection of the running command. `None` where there is none that could close: in scripts and functions, within
+    /// another command, and where a command is replayed.
     fn connection(&self) -> Option<u64>;
 
     /// Runs the rest of the running command's arguments, from this one on, as a command of its own: as the calling user, under

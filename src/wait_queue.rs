@@ -91,6 +91,11 @@ impl<R: Request> WaitQueues<R> {
         })
     }
 
+    /// Is it time to look at this queue?
+    pub fn is_due(&self, db: usize, key: &[u8], now: UnixMs) -> bool {
+        self.queue(db, key).is_some_and(|queue| queue.due || queue.wake.is_some_and(|at| at <= now))
+    }
+
     /// Takes a waiter out of all his queues, at which somebody has to look then.
     pub fn leave(&mut self, waiter: Waiter) -> Option<Rc<R>> {
         let request = self.requests.remove(&waiter)?;
@@ -103,12 +108,22 @@ impl<R: Request> WaitQueues<R> {
         Some(request)
     }
 
-    /// Something has happened to the key: its queue, if there is one, is to be looked at.
-    pub fn look_at(&mut self, db: usize, key: &[u8]) {
-        if let Some(queue) = self.queue_mut(db, key)
-            && !std::mem::replace(&mut queue.due, true)
-        {
+    /// Something has happened to the key: its queue, if there is one, is to be looked at. False: it was to be anyway.
+    pub fn look_at(&mut self, db: usize, key: &[u8]) -> bool {
+        let is_new = self.queue_mut(db, key).is_some_and(|queue| !std::mem::replace(&mut queue.due, true));
+        if is_new {
             self.due.push_back(Name { db, key: key.into() });
+        }
+        is_new
+    }
+
+    /// Takes the last [`look_at`](WaitQueues::look_at) back.
+    pub fn never_mind(&mut self, db: usize, key: &[u8]) {
+        if self.due.back().is_some_and(|name| name.is(db, key)) {
+            self.due.pop_back();
+            if let Some(queue) = self.queue_mut(db, key) {
+                queue.due = false;
+            }
         }
     }
 

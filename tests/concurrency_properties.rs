@@ -333,8 +333,8 @@ impl World {
         let bound = bound(&self.primary);
         assert_eq!(self.primary.state.ratelimit.sessions.count(), bound.len());
         for (session, key, id) in bound {
-            let held = self.primary.state.ratelimit.sessions.held_by(session);
-            assert!(held.iter().any(|(held, name)| **held == *id && *name.key == *key), "{session} {key:?} {id:?}");
+            let sessions = &self.primary.state.ratelimit.sessions;
+            assert!(sessions.ends(session, &(*id).into(), 0, key.as_ref()), "{session} {key:?} {id:?}");
         }
         assert_eq!(self.replica.state.ratelimit.sessions.count(), 0);
     }

@@ -38,6 +38,7 @@ enum Op {
         ms: i64,
         mode: Mode,
         wait: bool,
+        reentrant: bool,
         session: Option<u64>,
     },
     Release {
@@ -61,7 +62,7 @@ enum Op {
     Advance(i64),
     /// A waiter's wait runs out, or his connection closes.
     Leave(usize),
-    /// A connection closes, and with it go its locks.
+    /// A connection closes, and with it go its locks, and whoever waits on it.
     Close(u64),
 }
 
@@ -76,11 +77,13 @@ fn op() -> impl Strategy<Value = Op> {
     };
     let session = || prop_oneof![3 => Just(None), 1 => (1..4_u64).prop_map(Some)];
     prop_oneof![
-        12 => (key(), owner(), 1..3000_i64, mode(), any::<bool>(), session()).prop_map(
-            |(key, owner, ms, mode, wait, session)| Op::Acquire { keys: vec![key], owner, ms, mode, wait, session }
+        12 => (key(), owner(), 1..3000_i64, mode(), any::<bool>(), any::<bool>(), session()).prop_map(
+            |(key, owner, ms, mode, wait, reentrant, session)| {
+                Op::Acquire { keys: vec![key], owner, ms, mode, wait, reentrant, session }
+            }
         ),
         4 => (keys(), owner(), 1..3000_i64, any::<bool>(), session()).prop_map(|(keys, owner, ms, wait, session)| {
-            Op::Acquire { keys, owner, ms, mode: Mode::Exclusive, wait, session }
+            Op::Acquire { keys, owner, ms, mode: Mode::Exclusive, wait, reentrant: false, session }
         }),
         6 => (key(), owner()).prop_map(|(key, owner)| Op::Release { key, owner }),
         2 => (keys(), owner()).prop_map(|(keys, owner)| Op::ReleaseMany { keys, owner }),
@@ -100,6 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Hold {
     owner: &'static str,
     token: i64,
+    holds: i64,
     deadline: i64,
     keys: usize,
     session: Option<u64>,
@@ -111,6 +115,7 @@ struct Wish {
     owner: &'static str,
     ms: i64,
     mode: Mode,
+    reentrant: bool,
     session: Option<u64>,
 }
 
@@ -183,19 +188,39 @@ impl Model {
     fn give(&mut self, wish: &Wish, verdict: &Verdict, token: i64) {
         let deadline = self.now + wish.ms;
         for key in &wish.keys {
-            let hold = Hold { owner: wish.owner, token, deadline, keys: wish.keys.len(), session: wish.session };
+            let (owner, keys, session) = (wish.owner, wish.keys.len(), wish.session);
+            let mut hold = Hold { owner, token, holds: 1, deadline, keys, session };
             match self.locks.get_mut(key) {
                 Some((_, holds)) if *verdict == Verdict::Again => {
                     let own = holds.iter_mut().find(|hold| hold.owner == wish.owner).unwrap();
                     assert_eq!(own.token, token, "the same token");
                     own.deadline = own.deadline.max(deadline);
+                    own.holds += i64::from(wish.reentrant);
                     own.session = wish.session.or(own.session);
                 }
                 Some((mode, holds)) if *mode == wish.mode && wish.mode != Mode::Exclusive => holds.push(hold),
-                _ => {
+                held => {
+                    // The only reader becomes the writer, and loses nothing by it.
+                    if let Some(own) = held.and_then(|(_, holds)| holds.first()) {
+                        hold.deadline = hold.deadline.max(own.deadline);
+                        hold.holds = own.holds + i64::from(wish.reentrant);
+                        hold.session = hold.session.or(own.session);
+                    }
                     self.locks.insert(key, (wish.mode, vec![hold]));
                 }
             }
+        }
+    }
+
+    /// The owner gives one hold up.
+    fn release(&mut self, key: &'static str, owner: &'static str) -> bool {
+        let holds = self.locks.get_mut(key).map(|(_, holds)| holds.iter_mut());
+        match holds.and_then(|mut holds| holds.find(|hold| hold.owner == owner)) {
+            Some(hold) if hold.holds > 1 => {
+                hold.holds -= 1;
+                true
+            }
+            _ => self.free(key, |hold| hold.owner == owner),
         }
     }
 
@@ -229,17 +254,17 @@ impl World {
 
     fn step(&mut self, op: &Op) {
         match op {
-            Op::Acquire { keys, owner, ms, mode, wait, session } => {
-                let wish = Wish { keys: keys.clone(), owner, ms: *ms, mode: *mode, session: *session };
-                self.acquire(wish, *wait);
+            Op::Acquire { keys, owner, ms, mode, wait, reentrant, session } => {
+                let (keys, ms, mode, reentrant, session) = (keys.clone(), *ms, *mode, *reentrant, *session);
+                self.acquire(Wish { keys, owner, ms, mode, reentrant, session }, *wait);
             }
             Op::Release { key, owner } => {
-                let freed = self.model.free(key, |hold| hold.owner == *owner);
+                let freed = self.model.release(key, owner);
                 let reply = self.primary.call::<Release>(&format!("lock.release {key} {owner}"));
                 assert_eq!(reply, Ok(Reply::yes_no(freed)));
             }
             Op::ReleaseMany { keys, owner } => {
-                let freed = keys.iter().filter(|key| self.model.free(key, |hold| hold.owner == *owner)).count();
+                let freed = keys.iter().filter(|key| self.model.release(key, owner)).count();
                 let line = format!("lock.mrelease {} {} {owner}", keys.len(), keys.join(" "));
                 assert_eq!(self.primary.call::<ReleaseMany>(&line), Ok(Reply::count(freed)));
             }
@@ -278,10 +303,8 @@ impl World {
                 self.model.expire();
             }
             Op::Leave(which) => {
-                if *which < self.model.waiting.len() {
-                    let (waiter, _) = self.model.waiting.remove(*which);
-                    self.primary.waiting.remove(&waiter);
-                    self.primary.state.waiter_left(waiter);
+                if let Some((waiter, _)) = self.model.waiting.get(*which) {
+                    self.leave(*waiter);
                 }
             }
             Op::Close(session) => {
@@ -289,6 +312,10 @@ impl World {
                     self.model.free(key, |hold| hold.session == Some(*session));
                 }
                 self.primary.state.lock.connection_closed(*session);
+                let waiting = self.model.waiting.iter().filter(|(_, wish)| wish.session == Some(*session));
+                for waiter in waiting.map(|(waiter, _)| *waiter).collect::<Vec<_>>() {
+                    self.leave(waiter);
+                }
             }
         }
         while self.primary.state.lock.next_deadline().is_some_and(|at| at <= self.primary.now.to_ms()) {
@@ -298,9 +325,15 @@ impl World {
         self.check();
     }
 
+    fn leave(&mut self, waiter: Waiter) {
+        self.model.waiting.retain(|(other, _)| *other != waiter);
+        self.primary.waiting.remove(&waiter);
+        self.primary.state.waiter_left(waiter);
+    }
+
     fn acquire(&mut self, wish: Wish, wait: bool) {
         let verdict = self.model.judge(&wish, &self.model.waiting);
-        let Wish { keys, owner, ms, mode, session } = &wish;
+        let Wish { keys, owner, ms, mode, reentrant, session } = &wish;
         let mut line = match keys.as_slice() {
             [key] => format!("lock.acquire {key} {owner} PX {ms}"),
             keys => format!("lock.macquire {} {} {owner} PX {ms}", keys.len(), keys.join(" ")),
@@ -311,6 +344,7 @@ impl World {
             Mode::Permits(n) => line.push_str(&format!(" PERMITS {n}")),
         }
         line.push_str(if wait { " WAIT 0" } else { "" });
+        line.push_str(if *reentrant { " REENTRANT" } else { "" });
         line.push_str(if session.is_some() { " SESSION" } else { "" });
         self.primary.connection = *session;
         let waiting = self.primary.waiting.len();
@@ -384,7 +418,7 @@ impl World {
             let holders = holders.iter().map(|hold| {
                 let session = hold.session.map_or(0, |session| session as i64);
                 let owner = Reply::OwnedBytes(hold.owner.into());
-                let numbers = [hold.token, 1, hold.deadline - now, session];
+                let numbers = [hold.token, hold.holds, hold.deadline - now, session];
                 Reply::Array([vec![owner], numbers.map(Reply::Int).to_vec()].concat())
             });
             assert_eq!(fields[3].1, Reply::Array(holders.collect()), "{key}");

@@ -67,7 +67,7 @@ required! {
     RedisModule_ReplyWithMap, RedisModule_ReplyWithNull, RedisModule_ReplyWithSet, RedisModule_ReplyWithSimpleString,
     RedisModule_ReplyWithStringBuffer, RedisModule_SaveStringBuffer, RedisModule_SaveUnsigned, RedisModule_SelectDb,
     RedisModule_SetAbsExpire, RedisModule_SetCommandInfo, RedisModule_SetDisconnectCallback, RedisModule_SetExpire,
-    RedisModule_SetModuleOptions, RedisModule_SignalModifiedKey, RedisModule_StringDMA, RedisModule_StringPtrLen, RedisModule_StringSet,
+    RedisModule_SetModuleOptions, RedisModule_SignalModifiedKey, RedisModule_StopTimer, RedisModule_StringDMA, RedisModule_StringPtrLen, RedisModule_StringSet,
     RedisModule_SubscribeToKeyspaceEvents, RedisModule_SubscribeToServerEvent, RedisModule_UnblockClient,
     RedisModule_UnlinkKey,
 }

@@ -101,6 +101,7 @@ unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key:
                 if let Some((db, old)) = host().rename_from.take() {
                     state().key_renamed(db, &old, name, now().to_ms());
                     link(ctx, name);
+                    timer::queues_soon(ctx);
                 }
             }
             b"move_from" => host().move_from = Some(db(ctx)),
@@ -108,6 +109,7 @@ unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key:
                 if let Some(from) = host().move_from.take() {
                     state().key_moved(from, db(ctx), name, now().to_ms());
                     link(ctx, name);
+                    timer::queues_soon(ctx);
                 }
             }
             _ => {}

@@ -165,6 +165,11 @@ impl Server for Running<'_> {
         blocked::may_block(self.ctx)
     }
 
+    fn serves(&mut self, key: Arg<'_>) -> bool {
+        // The server itself has to say, by refusing a command: one that does nothing to a key that is not there, or is a lock.
+        flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 || self.takes_setrange(key, c"scc")
+    }
+
     fn block(&mut self, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {
         blocked::block(self.ctx, timeout_ms, otherwise)
     }
@@ -178,8 +183,13 @@ impl Server for Running<'_> {
     }
 
     fn connection(&self) -> Option<u64> {
-        // The clients of replication and of files are replayed ones.
-        if self.replayed() || flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_LUA != 0 {
+        // The clients of replication and of files are replayed ones. A script, and a command that runs another one, lend it a client
+        // that has no connection; a command in a transaction has its own.
+        let (nested, transaction) = (raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING, raw::REDISMODULE_CTX_FLAGS_MULTI);
+        let flags = flags(self.ctx);
+        let lent =
+            flags & raw::REDISMODULE_CTX_FLAGS_LUA != 0 || host().executing || flags & (nested | transaction) == nested;
+        if lent || self.replayed() {
             return None;
         }
         // SAFETY: the context of the running command.
@@ -218,27 +228,11 @@ impl Server for Running<'_> {
     fn memory_full(&mut self, key: Arg<'_>) -> bool {
         // Above maxmemory is not full: the server evicts before a command, and the command itself goes a little above
         // again. Whether eviction could make room then is known to the server alone. It tells by how it takes a command
-        // that it would refuse: SETNX does nothing to a key that is there, SETRANGE of nothing to one that is not.
+        // that it would refuse, and that does nothing.
         if flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_OOM == 0 {
             return false;
         }
-        let is_there = self.exists(key.bytes);
-        let name = OwnedString::new(key.bytes);
-        // SAFETY: the context of the running command, NUL-terminated strings and a live one; "M" asks for the refusal, which
-        // is a null reply. Another reply is freed once.
-        unsafe {
-            let (zero, nothing) = (c"0".as_ptr(), c"".as_ptr());
-            let reply = if is_there {
-                call!(RedisModule_Call, self.ctx, c"SETNX".as_ptr(), c"scM".as_ptr(), name.raw(), nothing)
-            } else {
-                call!(RedisModule_Call, self.ctx, c"SETRANGE".as_ptr(), c"sccM".as_ptr(), name.raw(), zero, nothing)
-            };
-            if reply.is_null() {
-                return true;
-            }
-            call!(RedisModule_FreeCallReply, reply);
-        }
-        false
+        !self.takes_setrange(key, c"sccM")
     }
 
     fn permits(&mut self, name: &[u8], permission: Permission) -> bool {
@@ -433,6 +427,23 @@ impl Server for Running<'_> {
 }
 
 impl Running<'_> {
+    /// Would the server run a SETRANGE of nothing now? "M" in the format: also if memory is full.
+    fn takes_setrange(&mut self, key: Arg<'_>, format: &CStr) -> bool {
+        self.close();
+        let name = OwnedString::new(key.bytes);
+        // SAFETY: the context of the running callback, NUL-terminated strings and a live one. A refusal is a null reply; another
+        // one is freed once.
+        unsafe {
+            let (command, zero, nothing) = (c"SETRANGE".as_ptr(), c"0".as_ptr(), c"".as_ptr());
+            let reply = call!(RedisModule_Call, self.ctx, command, format.as_ptr(), name.raw(), zero, nothing);
+            if reply.is_null() {
+                return false;
+            }
+            call!(RedisModule_FreeCallReply, reply);
+        }
+        true
+    }
+
     /// Unlinks a key that may be anywhere: unlike a call of UNLINK this works across slots in a cluster.
     fn unlink_one(&mut self, name: Str) -> bool {
         // SAFETY: the context of the running callback, a live string, and a key that is closed in every case.

@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::sync::LazyLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::api::{Ctx, call};
 use super::strings::Words;
@@ -46,6 +46,13 @@ impl PutBackPace {
     }
 }
 
+/// A timer that stands at the earliest of many moments.
+#[derive(Clone, Copy)]
+pub(super) struct Alarm {
+    pub at: UnixMs,
+    pub id: raw::RedisModuleTimerID,
+}
+
 /// What the host itself remembers between callbacks.
 #[derive(Default)]
 pub(super) struct HostState {
@@ -59,10 +66,10 @@ pub(super) struct HostState {
     pub write_events: bool,
     pub reclaim_timer: bool,
     pub put_back_timer: bool,
-    /// The moment of the earliest timer that looks for leases that have run out.
-    pub lease_timer: Option<UnixMs>,
-    /// The moment of the earliest timer that looks at the queues of locks and limiters.
-    pub queue_timer: Option<UnixMs>,
+    /// Looks for leases of loads that have run out.
+    pub lease_alarm: Option<Alarm>,
+    /// Looks at the queues of locks and limiters.
+    pub queue_alarm: Option<Alarm>,
     pub put_back_pace: PutBackPace,
     /// A value of one of our types was loaded, copied or renamed, and its key event is still to come.
     pub native_arrival: bool,
@@ -78,6 +85,8 @@ pub(super) struct HostState {
     pub words: Words,
     /// The last moment given out.
     last_us: i64,
+    /// Since when the server's clock is behind it, and what it was then.
+    set_back: Option<(Instant, i64)>,
 }
 
 struct Shared {
@@ -107,12 +116,20 @@ pub(super) fn host<'a>() -> &'a mut HostState {
     unsafe { &mut *SHARED.host.get() }
 }
 
-/// The server's wall clock in microseconds, never running backwards within a process.
+/// The server's wall clock in microseconds, never running backwards within a process. When it is set back, time goes on from the
+/// last moment given out at its usual pace, until the clock has come up with it: leases and limits end when they should.
 pub(super) fn now() -> UnixUs {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-    let last = &mut host().last_us;
-    *last = (*last).max(i64::try_from(clock).unwrap_or(i64::MAX));
-    UnixUs(*last)
+    let clock = i64::try_from(clock).unwrap_or(i64::MAX);
+    let host = host();
+    if clock >= host.last_us {
+        (host.last_us, host.set_back) = (clock, None);
+        return UnixUs(clock);
+    }
+    let (since, at) = *host.set_back.get_or_insert_with(|| (Instant::now(), host.last_us));
+    let elapsed = i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX);
+    host.last_us = host.last_us.max(at.saturating_add(elapsed));
+    UnixUs(host.last_us)
 }
 
 /// The context flags of the server.

@@ -5,12 +5,15 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
+use redis_module::raw;
+
 use super::api::{Ctx, call};
 use super::events;
 use super::keyspace::Running;
-use super::main_thread::{host, may_write, now, state};
+use super::main_thread::{Alarm, HostState, host, may_write, now, state};
 use super::shell::guarded;
 use crate::cache::{due, reclaim};
+use crate::clock::UnixMs;
 
 /// How long one slice of work may hold the server.
 const SLICE: Duration = Duration::from_millis(1);
@@ -29,11 +32,9 @@ const GHOST_BUDGET: usize = 4;
 
 type Callback = unsafe extern "C" fn(Ctx, *mut c_void);
 
-fn start(ctx: Ctx, after_ms: i64, callback: Callback) {
+fn start(ctx: Ctx, after_ms: i64, callback: Callback) -> raw::RedisModuleTimerID {
     // SAFETY: the context of the running callback, and a callback that takes no data.
-    unsafe {
-        call!(RedisModule_CreateTimer, ctx, after_ms, Some(callback), null_mut());
-    }
+    unsafe { call!(RedisModule_CreateTimer, ctx, after_ms, Some(callback), null_mut()) }
 }
 
 /// Starts the work that goes on for ever.
@@ -58,6 +59,41 @@ pub(super) fn reclaim_soon(ctx: Ctx) {
     }
 }
 
+/// Where an alarm is kept.
+type Place = fn(&mut HostState) -> &mut Option<Alarm>;
+
+/// Sets the alarm to this moment, unless it rings earlier.
+fn ring_at(ctx: Ctx, place: Place, at: UnixMs, callback: Callback) {
+    let alarm = place(host());
+    if alarm.is_some_and(|alarm| alarm.at <= at) {
+        return;
+    }
+    if let Some(later) = alarm.take() {
+        // SAFETY: the context of the running callback; nothing is asked back.
+        unsafe {
+            call!(RedisModule_StopTimer, ctx, later.id, null_mut());
+        }
+    }
+    let id = start(ctx, at.since(now().to_ms()).max(0), callback);
+    *place(host()) = Some(Alarm { at, id });
+}
+
+/// The alarm rings. True if there is work to do and it may be done now; else it rings again when it is time.
+fn rings(ctx: Ctx, place: Place, callback: Callback) -> bool {
+    let Some(Alarm { at, .. }) = place(host()).take() else { return false };
+    if host().replica || host().loading {
+        return false;
+    }
+    // Timers go by the server's clock. When that is set back one may ring before its moment has come by ours, which never is.
+    let early = now().to_ms() < at;
+    if early || !may_write() {
+        let id = start(ctx, PAUSED_MS, callback);
+        *place(host()) = Some(Alarm { at, id });
+        return false;
+    }
+    true
+}
+
 /// A lease may have been given out: the timer is to look at the next one that runs out. And while a load is to replace a value,
 /// plain writes are watched.
 pub(super) fn leases_soon(ctx: Ctx) {
@@ -65,59 +101,32 @@ pub(super) fn leases_soon(ctx: Ctx) {
     if state().cache.needs_write_events() && !host().write_events {
         events::watch_writes(ctx);
     }
-    if host().lease_timer.is_none_or(|timer| at < timer) {
-        host().lease_timer = Some(at);
-        start(ctx, at.since(now().to_ms()).max(0), on_lease);
-    }
+    ring_at(ctx, |host| &mut host.lease_alarm, at, on_lease);
 }
 
 unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
     guarded("the leases that ran out", || {
-        let moment = now().to_ms();
-        if host().lease_timer.is_none_or(|timer| timer > moment) {
-            // An earlier one has done the work of this one.
-            return;
+        if rings(ctx, |host| &mut host.lease_alarm, on_lease) {
+            in_slices(|| due(&mut Running::new(ctx, &[], false)));
+            leases_soon(ctx);
         }
-        host().lease_timer = None;
-        if host().replica || host().loading {
-            return;
-        }
-        if !may_write() {
-            host().lease_timer = Some(moment.plus(PAUSED_MS));
-            return start(ctx, PAUSED_MS, on_lease);
-        }
-        in_slices(|| due(&mut Running::new(ctx, &[], false)));
-        leases_soon(ctx);
     });
 }
 
 /// A queue of a lock or of a limiter may have to be looked at, now or when a lease ends, or a connection has closed that held
 /// something.
 pub(super) fn queues_soon(ctx: Ctx) {
-    let Some(at) = state().next_deadline() else { return };
-    if host().queue_timer.is_none_or(|timer| at < timer) {
-        host().queue_timer = Some(at);
-        start(ctx, at.since(now().to_ms()).max(0), on_queue);
+    if let Some(at) = state().next_deadline() {
+        ring_at(ctx, |host| &mut host.queue_alarm, at, on_queue);
     }
 }
 
 unsafe extern "C" fn on_queue(ctx: Ctx, _: *mut c_void) {
     guarded("the queues", || {
-        let moment = now().to_ms();
-        if host().queue_timer.is_none_or(|timer| timer > moment) {
-            // An earlier one has done the work of this one.
-            return;
+        if rings(ctx, |host| &mut host.queue_alarm, on_queue) {
+            in_slices(|| crate::state::due(&mut Running::new(ctx, &[], true)));
+            queues_soon(ctx);
         }
-        host().queue_timer = None;
-        if host().replica || host().loading {
-            return;
-        }
-        if !may_write() {
-            host().queue_timer = Some(moment.plus(PAUSED_MS));
-            return start(ctx, PAUSED_MS, on_queue);
-        }
-        in_slices(|| crate::state::due(&mut Running::new(ctx, &[], true)));
-        queues_soon(ctx);
     });
 }
 
@@ -139,7 +148,8 @@ unsafe extern "C" fn on_reclaim(ctx: Ctx, _: *mut c_void) {
         }
         if !may_write() {
             host().reclaim_timer = true;
-            return start(ctx, PAUSED_MS, on_reclaim);
+            start(ctx, PAUSED_MS, on_reclaim);
+            return;
         }
         if in_slices(|| reclaim(&mut Running::new(ctx, &[], true), RECLAIM_BATCH)) {
             reclaim_soon(ctx);
@@ -156,11 +166,13 @@ unsafe extern "C" fn on_put_back(ctx: Ctx, _: *mut c_void) {
         }
         if !may_write() {
             host().put_back_timer = true;
-            return start(ctx, PAUSED_MS, on_put_back);
+            start(ctx, PAUSED_MS, on_put_back);
+            return;
         }
         if in_slices(|| crate::lock::put_back(&mut Running::new(ctx, &[], true), PUT_BACK_BATCH)) {
             put_back_soon(ctx);
         }
+        queues_soon(ctx);
     });
 }
 

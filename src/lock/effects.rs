@@ -14,8 +14,9 @@ use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::fencing::is_token;
+use crate::lock::holders::{Holder, Standing};
 use crate::lock::keyspace;
-use crate::lock::record::{Holder, Mode, Record, Standing};
+use crate::lock::record::{Mode, Record};
 use crate::server::{Server, Word};
 
 const APPLY: &str = "KEYWARD.APPLY";

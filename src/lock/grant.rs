@@ -6,15 +6,20 @@
 
 use smallvec::SmallVec;
 
-use super::record::{Attempt, Holder, Mode, Record, Released, Standing, Wanted};
+use super::holders::{Holder, Standing};
+use super::record::{Attempt, Mode, Record, Released, Wanted};
 use super::request::Request;
 use super::{effects, keyspace};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::fencing;
+use crate::name::Name;
 use crate::reply::Reply;
 use crate::server::{Server, Waiter};
+
+/// How many of those who wait for a lock are served in one go: readers may be many. The others' turn comes from a timer at once.
+const MOST_AT_ONCE: usize = 100;
 
 /// What a caller wants of one or several locks.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +35,8 @@ pub struct Wish<'a> {
 
 impl<'a> Wish<'a> {
     fn of(request: &'a Request) -> Wish<'a> {
-        let Request { owner, lease_ms, mode, session, .. } = request;
-        Wish { owner: Arg::named(owner), mode: *mode, lease_ms: *lease_ms, reentrant: false, session: *session }
+        let &Request { ref owner, lease_ms, mode, reentrant, session, .. } = request;
+        Wish { owner: Arg::named(owner), mode, lease_ms, reentrant, session }
     }
 
     fn deadline(&self, now: UnixMs) -> UnixMs {
@@ -41,7 +46,7 @@ impl<'a> Wish<'a> {
 
 /// Tries to get the lock; the token, or `None` if others hold it or came before. Nobody is overtaken.
 pub fn acquire<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>) -> Result<Option<i64>, Error> {
-    serve(server, key);
+    serve_if_due(server, key);
     let waited = waits(server, key);
     acquire_now(server, key, wish, waited)
 }
@@ -60,17 +65,24 @@ fn acquire_now<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, waited:
     let attempt = attempt.unwrap_or(Ok(if waited { Attempt::Busy } else { Attempt::Free }))?;
     let token = match attempt {
         Attempt::Busy => return Ok(None),
-        Attempt::Free | Attempt::Upgrade => {
+        Attempt::Free => {
             let token = fencing::next_token(server)?;
-            give(server, key, wish, token, 1)?;
+            give(server, key, wish, standing(wish, token, now, 1))?;
+            return Ok(Some(token));
+        }
+        // Who holds it already loses nothing: neither holds, nor time, nor that it ends with his connection.
+        Attempt::Upgrade { standing, session } => {
+            let token = fencing::next_token(server)?;
+            let wish = Wish { session: wish.session.or(session), ..*wish };
+            give(server, key, &wish, Standing { token, ..standing })?;
             return Ok(Some(token));
         }
         Attempt::Join => {
             let token = fencing::next_token(server)?;
-            let holder = holder(wish, standing(wish, token, now, 1))?;
-            keyspace::join(server, key, mode, holder)?;
+            let standing = standing(wish, token, now, 1);
+            keyspace::join(server, key, mode, holder(wish, standing)?)?;
             count_grant(server);
-            effects::propagate_hold(server, key, owner, mode, standing(wish, token, now, 1));
+            effects::propagate_hold(server, key, owner, mode, standing);
             return Ok(Some(token));
         }
         Attempt::Same { token } => token,
@@ -95,9 +107,8 @@ fn holder(wish: &Wish<'_>, standing: Standing) -> Result<Holder, Error> {
     Ok(holder)
 }
 
-/// Gives a lock that nobody holds, one of `keys`.
-fn give<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, token: i64, keys: u32) -> Result<(), Error> {
-    let standing = standing(wish, token, server.now().to_ms(), keys);
+/// Gives a lock that nobody else holds.
+fn give<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, standing: Standing) -> Result<(), Error> {
     let record = Record::new(wish.mode, holder(wish, standing)?).ok_or(Error::BadEffect)?;
     keyspace::store(server, key, record)?;
     count_grant(server);
@@ -112,7 +123,7 @@ fn count_grant<S: Server>(server: &mut S) {
 
 /// Tries to get all of these locks, or none.
 pub fn acquire_all<S: Server>(server: &mut S, keys: &[Arg<'_>], wish: &Wish<'_>) -> Result<Option<i64>, Error> {
-    keys.iter().for_each(|key| serve(server, *key));
+    keys.iter().for_each(|key| serve_if_due(server, *key));
     let waited = keys.iter().any(|key| waits(server, *key));
     acquire_all_now(server, keys, wish, waited)
 }
@@ -149,7 +160,7 @@ fn acquire_all_now<S: Server>(
     }
     let token = fencing::next_token(server)?;
     for key in keys {
-        give(server, *key, wish, token, count)?;
+        give(server, *key, wish, standing(wish, token, now, count))?;
     }
     Ok(Some(token))
 }
@@ -173,6 +184,9 @@ pub fn wait<S: Server>(
     wish: &Wish<'_>,
     wait_ms: i64,
 ) -> Result<Option<Reply<'static>>, Error> {
+    if !server.may_block() || server.is_replica() {
+        return Ok(None);
+    }
     let db = server.db();
     let state = server.state();
     let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
@@ -184,10 +198,11 @@ pub fn wait<S: Server>(
     }
     let Some(waiter) = server.block(wait_ms, Reply::Nil) else { return Ok(None) };
     let since = server.now().to_ms();
-    let &Wish { owner, mode, lease_ms, session, .. } = wish;
+    let &Wish { owner, mode, lease_ms, reentrant, session } = wish;
+    let owner = owner.bytes.into();
     let names = keys.iter().map(|key| key.bytes.into()).collect();
     let state = &mut server.state().lock;
-    state.queues.join(waiter, Request { db, keys: names, owner: owner.bytes.into(), lease_ms, mode, session, since });
+    state.queues.join(waiter, Request { db, keys: names, owner, lease_ms, mode, reentrant, session, since });
     state.counters.waits = state.counters.waits.saturating_add(1);
     keys.iter().for_each(|key| looked_at(server, *key));
     Ok(Some(Reply::Later))
@@ -195,33 +210,66 @@ pub fn wait<S: Server>(
 
 /// Grants the lock to those who wait for it, in the order of their arrival, as far as it goes.
 pub fn serve<S: Server>(server: &mut S, key: Arg<'_>) {
+    serve_all(server, &[key]);
+}
+
+/// The same for several locks, which were released together.
+pub fn serve_all<S: Server>(server: &mut S, keys: &[Arg<'_>]) {
     if server.state().lock.queues.is_empty() || server.replayed() || server.is_replica() {
         return;
     }
+    let mut stuck = None;
+    for key in keys {
+        serve_queue(server, *key, &mut stuck);
+        looked_at(server, *key);
+    }
+}
+
+/// A try looks at the queue only if it is time to: who waits is not overtaken in any case.
+fn serve_if_due<S: Server>(server: &mut S, key: Arg<'_>) {
+    let (db, now) = (server.db(), server.now().to_ms());
+    if server.state().lock.queues.is_due(db, key.bytes, now) {
+        serve(server, key);
+    }
+}
+
+/// `stuck`: who waits for several locks and cannot have them yet. He may head many of these queues, and is judged once.
+fn serve_queue<S: Server>(server: &mut S, key: Arg<'_>, stuck: &mut Option<Waiter>) {
     let db = server.db();
-    while let Some((waiter, request)) = server.state().lock.queues.head(db, key.bytes) {
+    for _ in 0..MOST_AT_ONCE {
+        let Some((waiter, request)) = server.state().lock.queues.head(db, key.bytes) else { return };
+        if *stuck == Some(waiter) {
+            return;
+        }
         let told = if server.is_waiting(waiter) { serve_one(server, waiter, &request) } else { Ok(Some(0)) };
         let reply = match told {
-            Ok(None) => break,
+            Ok(None) => {
+                *stuck = Some(waiter);
+                return;
+            }
             Ok(Some(token)) => Reply::Int(token),
             Err(error) => Reply::Error(error),
         };
         server.state().lock.queues.leave(waiter);
         server.answer(waiter, reply);
     }
-    looked_at(server, key);
+    server.state().lock.queues.look_at(db, key.bytes);
 }
 
 fn serve_one<S: Server>(server: &mut S, waiter: Waiter, request: &Request) -> Result<Option<i64>, Error> {
     let wish = Wish::of(request);
-    if let [key] = request.keys.as_slice() {
-        return acquire_now(server, Arg::named(key), &wish, false);
-    }
+    let keys: SmallVec<[Arg<'_>; 8]> = request.keys.iter().map(|key| Arg::named(key)).collect();
     if !server.state().lock.queues.heads_all(waiter) {
         return Ok(None);
     }
-    let keys: SmallVec<[Arg<'_>; 8]> = request.keys.iter().map(|key| Arg::named(key)).collect();
-    acquire_all_now(server, &keys, &wish, false)
+    // What frees a lock here may be that its slot moves to another node, where it is held still.
+    if keys.iter().any(|key| !server.serves(*key)) {
+        return Err(Error::SlotMoves);
+    }
+    match keys.as_slice() {
+        [key] => acquire_now(server, *key, &wish, false),
+        keys => acquire_all_now(server, keys, &wish, false),
+    }
 }
 
 /// The queue has been looked at; when is the next time?
@@ -231,39 +279,161 @@ fn looked_at<S: Server>(server: &mut S, key: Arg<'_>) {
     server.state().lock.queues.looked_at(db, key.bytes, wake.ok().flatten().flatten());
 }
 
-/// Does one piece of the work that no command does: releases what a closed connection held, or looks at one queue. Whether
+/// Does one piece of the work that no command does: releases a hold of a closed connection, or looks at one queue. Whether
 /// there was any. For a timer, and only while the server may write.
 pub fn due<S: Server>(server: &mut S) -> bool {
-    if let Some(session) = server.state().lock.sessions.next_closed() {
-        close_session(server, session);
+    if let Some((token, name)) = server.state().lock.sessions.next_ended() {
+        end_hold(server, token, &name);
         return true;
     }
     let now = server.now().to_ms();
     let Some(name) = server.state().lock.queues.next_due(now) else { return false };
+    let key = Arg::named(&name.key);
     server.select(name.db);
-    serve(server, Arg::named(&name.key));
+    serve(server, key);
     // A queue without waiters, and one whose turn came for nothing, must not be due for ever.
-    looked_at(server, Arg::named(&name.key));
+    looked_at(server, key);
     true
 }
 
-fn close_session<S: Server>(server: &mut S, session: u64) {
-    for name in server.state().lock.in_limbo_of(session) {
-        server.select(name.db);
-        keyspace::recall(server, Arg::named(&name.key));
+/// The connection is closed that a hold ended with.
+fn end_hold<S: Server>(server: &mut S, token: i64, name: &Name) {
+    server.select(name.db);
+    let key = Arg::named(&name.key);
+    let released = keyspace::release(server, key, |record| record.remove(token));
+    if !matches!(released, Ok(Released::OneLeft | Released::Last)) {
+        return;
     }
-    for (token, name) in server.state().lock.sessions.held_by(session) {
-        server.select(name.db);
-        let key = Arg::named(&name.key);
-        if !matches!(
-            keyspace::release(server, key, |record| record.remove(token)),
-            Ok(Released::OneLeft | Released::Last)
-        ) {
-            continue;
+    effects::propagate_leave(server, key, &[token]);
+    let closed = &mut server.state().lock.counters.sessions_closed;
+    *closed = closed.saturating_add(1);
+    serve(server, key);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_server::FakeServer;
+    use crate::lock::commands::{Acquire, AcquireMany, Release, ReleaseMany};
+    use crate::lock::put_back;
+
+    /// A server where ann holds `job` for a minute, and these wait for it.
+    fn contended(waiters: &[&str]) -> FakeServer {
+        let mut server = FakeServer::new();
+        server.call::<Acquire>("lock.acquire job ann PX 60000").unwrap();
+        for waiter in waiters {
+            waits(&mut server, waiter);
         }
-        effects::propagate_leave(server, key, &[token]);
-        let closed = &mut server.state().lock.counters.sessions_closed;
-        *closed = closed.saturating_add(1);
-        serve(server, key);
+        server
+    }
+
+    fn waits(server: &mut FakeServer, words: &str) {
+        assert_eq!(server.call::<Acquire>(&format!("lock.acquire job {words} PX 60000 WAIT 0")), Ok(Reply::Later));
+    }
+
+    #[test]
+    fn many_readers_are_granted_a_hundred_at_a_time_and_no_writer_between() {
+        let mut server = contended(&[]);
+        (0..250).for_each(|n| waits(&mut server, &format!("reader-{n} SHARED")));
+        waits(&mut server, "writer");
+        server.call::<Release>("lock.release job ann").unwrap();
+        assert_eq!(server.answers.len(), 100);
+        assert_eq!(server.call::<Acquire>("lock.acquire job cy PX 1 SHARED"), Ok(Reply::Nil), "nor anybody else");
+        while due(&mut server) {}
+        assert_eq!(server.answers.len(), 250);
+        assert!(server.answers.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert_eq!(server.waiting.len(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_whose_slot_has_moved_is_not_granted_a_second_one_here() {
+        let mut server = contended(&["bob", "cy"]);
+        server.moved.push(b"job".to_vec());
+        server.unlink(&[b"job"]);
+        while due(&mut server) {}
+        let answers: Vec<_> = server.answers.iter().map(|(_, reply)| reply.clone()).collect();
+        assert_eq!(answers, [Reply::Error(Error::SlotMoves), Reply::Error(Error::SlotMoves)]);
+        assert!(!server.holds("job"));
+    }
+
+    #[test]
+    fn a_full_queue_is_no_error_where_nobody_can_wait() {
+        let mut server = contended(&["bob"]);
+        server.state.config.waiters_per_key_max = 1;
+        let line = "lock.acquire job cy PX 60000 WAIT 0";
+        assert_eq!(server.call::<Acquire>(line), Err(Error::TooManyWaiters));
+        server.never_blocks = true;
+        assert_eq!(server.call::<Acquire>(line), Ok(Reply::Nil));
+        server.never_blocks = false;
+        server.replica = true;
+        assert_eq!(server.call::<Acquire>(line), Ok(Reply::Nil), "a replica that can be written to serves nobody");
+    }
+
+    #[test]
+    fn an_evicted_lock_with_waiters_comes_back_no_sooner_than_another() {
+        let mut server = contended(&["bob"]);
+        server.evict("job");
+        while due(&mut server) {}
+        assert!(!server.holds("job"));
+        while put_back(&mut server, 10) {}
+        assert!(server.holds("job"));
+        server.evict("job");
+        server.advance_ms(60_000);
+        while due(&mut server) {}
+        assert_eq!(server.answers.len(), 1, "its lease is over");
+    }
+
+    #[test]
+    fn who_waits_for_an_evicted_lock_that_was_overwritten_is_told() {
+        let mut server = contended(&["bob"]);
+        server.evict("job");
+        while due(&mut server) {}
+        // On a server that does not report plain writes.
+        server.put_other("job");
+        while put_back(&mut server, 10) {}
+        while due(&mut server) {}
+        assert_eq!(server.answers.first().map(|(_, reply)| reply), Some(&Reply::Error(Error::WrongType)));
+    }
+
+    #[test]
+    fn a_lease_that_is_over_beside_one_that_is_not_wakes_nobody_twice() {
+        let mut server = FakeServer::new();
+        for line in ["a ann PX 60000", "b ann PX 300 PERMITS 2", "b bob PX 60000 PERMITS 2", "a cy PX 1 WAIT 0"] {
+            server.call::<Acquire>(&format!("lock.acquire {line}")).unwrap();
+        }
+        // He heads one of his queues, and not the other: he does not touch the lock.
+        assert_eq!(server.call::<AcquireMany>("lock.macquire 2 a b dan PX 1 WAIT 0"), Ok(Reply::Later));
+        server.advance_ms(300);
+        assert!(due(&mut server));
+        assert!(!due(&mut server));
+    }
+
+    #[test]
+    fn the_locks_of_a_closed_connection_are_released_one_by_one() {
+        let mut server = FakeServer::new();
+        for key in ["a", "b", "c"] {
+            server.call::<Acquire>(&format!("lock.acquire {key} ann PX 60000 SESSION")).unwrap();
+        }
+        server.evict("c");
+        server.state.lock.connection_closed(1);
+        for left in [2, 1, 0] {
+            assert!(due(&mut server));
+            assert_eq!(server.state.lock.locks(), left);
+        }
+        assert!(!due(&mut server));
+        assert_eq!(server.state.lock.next_deadline(), None);
+    }
+
+    #[test]
+    fn who_waits_for_many_locks_is_judged_once_when_many_are_released() {
+        let mut server = FakeServer::new();
+        server.call::<AcquireMany>("lock.macquire 2 a b ann PX 60000").unwrap();
+        server.call::<Acquire>("lock.acquire c cy PX 60000").unwrap();
+        let line = "lock.macquire 3 a b c bob PX 60000 WAIT 0";
+        assert_eq!(server.call::<AcquireMany>(line), Ok(Reply::Later));
+        assert_eq!(server.call::<ReleaseMany>("lock.mrelease 2 a b ann"), Ok(Reply::Int(2)));
+        assert!(server.answers.is_empty());
+        assert_eq!(server.call::<Release>("lock.release c cy"), Ok(Reply::Int(1)));
+        assert_eq!(server.answers.len(), 1);
     }
 }

@@ -3,7 +3,8 @@
 use crate::args::Arg;
 use crate::error::Error;
 use crate::lock::effects;
-use crate::lock::record::{Holder, Mode, Record, Released, Standing};
+use crate::lock::holders::{Holder, Standing};
+use crate::lock::record::{Mode, Record, Released};
 use crate::lock::value::Lock;
 use crate::server::Server;
 
@@ -185,6 +186,7 @@ pub fn recall<S: Server>(server: &mut S, key: Arg<'_>) {
             effects::propagate_put_back(server, key.bytes, token);
         }
     } else if now.is_some() {
+        server.state().lock.queues.look_at(db, key.bytes);
         server.state().lock.count_forgotten();
         effects::propagate_forget(server, key.bytes, token);
     }

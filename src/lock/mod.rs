@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod effects;
 mod grant;
+mod holders;
 mod keyspace;
 mod limbo;
 mod record;

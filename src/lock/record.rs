@@ -1,18 +1,11 @@
 //! Who holds a lock, and what that means for whoever else wants something of it. No server, no clock: the moment is passed in.
 
 use serde::{Deserialize, Serialize};
-use smallvec::{SmallVec, smallvec};
 
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
-use crate::fencing::is_token;
-
-/// The longest owner name in bytes.
-const MAX_OWNER: usize = 1024;
-
-/// Most permits of a semaphore, and most keys of one MACQUIRE.
-pub const MAX_PERMITS: u32 = 1_000_000;
+use crate::lock::holders::{Holder, Holders, MAX_OWNER, MAX_PERMITS, Standing};
 
 /// Checks an owner's name: 1 to 1024 bytes.
 pub fn owner(arg: Arg<'_>) -> Result<Arg<'_>, Error> {
@@ -30,32 +23,11 @@ pub enum Mode {
     Permits(u32),
 }
 
-/// One who holds the lock: until his deadline and not a moment longer, whatever the key's own expiry says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    owner: Box<[u8]>,
-    pub standing: Standing,
-    /// The connection with which it ends. Neither saved nor replicated: a restart ends all connections.
-    pub session: Option<u64>,
-}
-
-/// What of a holder changes while he keeps the lock, and what is replicated of him.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub token: i64,
-    /// How many RELEASEs it takes; at least 1.
-    pub holds: i64,
-    pub deadline: UnixMs,
-    /// How many keys were granted together with this one, itself included.
-    pub keys: u32,
-}
-
 /// A lock that somebody holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     mode: Mode,
-    /// In the order of their grants. Never empty; no two have the same owner.
-    holders: SmallVec<[Holder; 1]>,
+    holders: Holders,
 }
 
 /// What somebody asks for.
@@ -74,8 +46,11 @@ pub enum Attempt {
     Free,
     /// Others hold it in the same mode, and there is room: to be granted beside them.
     Join,
-    /// The only reader becomes the writer: to be granted anew.
-    Upgrade,
+    /// The only reader becomes the writer: to be granted anew, with this standing but for the token.
+    Upgrade {
+        standing: Standing,
+        session: Option<u64>,
+    },
     Busy,
     /// The caller holds it already, and nothing changed.
     Same {
@@ -137,76 +112,47 @@ impl Mode {
     }
 }
 
-impl Holder {
-    /// `None` if a part is out of its range: the parts may come from anybody.
-    pub fn new(owner: &[u8], standing: Standing) -> Option<Holder> {
-        let Standing { token, holds, deadline, keys } = standing;
-        let sound = (1..=MAX_OWNER).contains(&owner.len())
-            && is_token(token)
-            && holds >= 1
-            && deadline.0 >= 1
-            && (1..=MAX_PERMITS).contains(&keys);
-        sound.then(|| Holder { owner: owner.into(), standing, session: None })
-    }
-
-    pub fn owner(&self) -> &[u8] {
-        &self.owner
-    }
-
-    pub fn held(&self, now: Option<UnixMs>) -> bool {
-        now.is_none_or(|now| now < self.standing.deadline)
-    }
-}
-
 impl Record {
     pub fn new(mode: Mode, holder: Holder) -> Option<Record> {
-        mode.is_sound().then(|| Record { mode, holders: smallvec![holder] })
+        mode.is_sound().then(|| Record { mode, holders: Holders::one(holder) })
     }
 
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    pub fn holders(&self) -> &[Holder] {
+    pub fn holders(&self) -> &Holders {
         &self.holders
     }
 
     /// The last token that was granted for it: tells this lock from a later one of the same name.
     pub fn token(&self) -> i64 {
-        self.holders.iter().map(|holder| holder.standing.token).max().unwrap_or_default()
+        self.holders.last_token()
     }
 
     /// When the last of its leases ends.
     pub fn deadline(&self) -> UnixMs {
-        self.holders.iter().map(|holder| holder.standing.deadline).max().unwrap_or_default()
+        self.holders.last_deadline()
     }
 
-    /// When the next of its running leases ends. One that has ended is no event to come: who waits for several locks may be
-    /// unable to take its place, and looking again at once would never stop.
+    /// When the next of its running leases ends; `None` if all are over.
     pub fn next_deadline(&self, now: UnixMs) -> Option<UnixMs> {
-        let running = self.holders.iter().filter(|holder| holder.held(Some(now)));
-        running.map(|holder| holder.standing.deadline).min()
+        self.holders.next_deadline(now)
     }
 
     /// Is a lease still running? Without a moment one is: where an effect is applied the clock has no say.
     pub fn held(&self, now: Option<UnixMs>) -> bool {
-        self.holders.iter().any(|holder| holder.held(now))
+        now.is_none_or(|now| now < self.deadline())
     }
 
     /// Was `token` granted for this lock, and is that lease still running?
     pub fn valid(&self, token: i64, now: UnixMs) -> bool {
-        self.holders.iter().any(|holder| holder.standing.token == token && holder.held(Some(now)))
+        self.holders.of_token(token).is_some_and(|holder| holder.held(Some(now)))
     }
 
     /// Takes those out whose lease is over, if others hold it still.
-    pub fn expire(&mut self, now: UnixMs) -> SmallVec<[Holder; 1]> {
-        let over = self.holders.iter().filter(|holder| !holder.held(Some(now))).count();
-        if over == 0 || over == self.holders.len() {
-            return SmallVec::new();
-        }
-        let (left, over) = std::mem::take(&mut self.holders).into_iter().partition(|holder| holder.held(Some(now)));
-        self.holders = left;
-        over
+    pub fn expire(&mut self, now: UnixMs) -> Vec<Holder> {
+        self.holders.expire(now)
     }
 
     /// What becomes of this wish. `waited`: others wait for the lock, and came first. Who holds it already never gets a shorter
@@ -218,25 +164,28 @@ impl Record {
         if !self.held(Some(now)) {
             return Ok(if waited { Attempt::Busy } else { Attempt::Free });
         }
-        let (mode, alone) = (self.mode, self.holders.len() == 1);
-        let Some(holder) = self.holders.iter_mut().find(|holder| *holder.owner == *wanted.owner) else {
-            return self.join(wanted.mode, waited);
+        let Some(own) = self.holders.of_owner(wanted.owner) else { return self.join(wanted.mode, waited) };
+        let (before, session) = (own.standing, own.session);
+        let standing = Standing {
+            deadline: before.deadline.max(wanted.deadline),
+            holds: before.holds.saturating_add(i64::from(wanted.reentrant)),
+            ..before
         };
-        match (mode, wanted.mode) {
+        match (self.mode, wanted.mode) {
             // Whoever has it for himself has what he asks for.
             (Mode::Exclusive, _) | (Mode::Shared, Mode::Shared) => {}
             (Mode::Permits(n), Mode::Permits(other)) if n == other => {}
             (Mode::Permits(n), Mode::Permits(_)) => return Err(Error::PermitsMismatch(n)),
-            (Mode::Shared, Mode::Exclusive) if alone && !waited => return Ok(Attempt::Upgrade),
+            (Mode::Shared, Mode::Exclusive) if self.holders.len() == 1 && !waited => {
+                return Ok(Attempt::Upgrade { standing, session });
+            }
             _ => return Err(Error::UpgradeDeadlock),
         }
-        let standing = &mut holder.standing;
-        if standing.deadline >= wanted.deadline && !wanted.reentrant {
-            return Ok(Attempt::Same { token: standing.token });
+        if standing == before {
+            return Ok(Attempt::Same { token: before.token });
         }
-        standing.deadline = standing.deadline.max(wanted.deadline);
-        standing.holds = standing.holds.saturating_add(i64::from(wanted.reentrant));
-        Ok(Attempt::Changed(*standing))
+        self.holders.change(before.token, |holder| holder.standing = standing);
+        Ok(Attempt::Changed(standing))
     }
 
     /// Is there room for somebody else?
@@ -255,84 +204,72 @@ impl Record {
     /// # Errors
     /// `BadEffect` if there is no room, or his token is another one's: nobody who was granted the lock meets that.
     pub fn put(&mut self, holder: Holder) -> Result<Option<Holder>, Error> {
-        let token = holder.standing.token;
-        if self.holders.iter().any(|other| other.standing.token == token && other.owner != holder.owner) {
-            return Err(Error::BadEffect);
-        }
-        if let Some(other) = self.holders.iter_mut().find(|other| other.owner == holder.owner) {
-            return Ok(Some(std::mem::replace(other, holder)));
-        }
-        if self.holders.len() >= self.mode.room() {
-            return Err(Error::BadEffect);
-        }
-        self.holders.push(holder);
-        Ok(None)
+        let fits = match self.holders.of_token(holder.token()) {
+            Some(other) => other.owner() == holder.owner(),
+            None => self.holders.len() < self.mode.room() || self.holders.of_owner(holder.owner()).is_some(),
+        };
+        if fits { Ok(self.holders.put(holder)) } else { Err(Error::BadEffect) }
     }
 
     /// Binds the hold of this token to a connection; the one it was bound to before.
     pub fn bind(&mut self, token: i64, session: u64) -> Option<u64> {
-        let holder = self.holders.iter_mut().find(|holder| holder.standing.token == token)?;
-        holder.session.replace(session)
-    }
-
-    /// Does a hold of it end with this connection?
-    pub fn ends_with(&self, session: u64) -> bool {
-        self.holders.iter().any(|holder| holder.session == Some(session))
+        self.holders.change(token, |holder| holder.session.replace(session)).flatten()
     }
 
     /// Gives one hold up. After [`Released::OneLeft`] the holder has been taken out, after [`Released::Last`] he is still there.
     pub fn release(&mut self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> (Released, Option<Holder>) {
-        let Some(holder) = self.find(owner, token, now) else { return (Released::NotHolder, None) };
-        if holder.standing.holds > 1 {
-            holder.standing.holds = holder.standing.holds.saturating_sub(1);
+        let Some(Standing { token, holds, .. }) = self.find(owner, token, now) else {
+            return (Released::NotHolder, None);
+        };
+        if holds > 1 {
+            self.holders.change(token, |holder| holder.standing.holds = holds.saturating_sub(1));
             return (Released::OneLess, None);
         }
-        let token = holder.standing.token;
         self.remove(token)
     }
 
     /// Takes the holder of this token out, with all his holds.
     pub fn remove(&mut self, token: i64) -> (Released, Option<Holder>) {
-        match self.holders.iter().position(|holder| holder.standing.token == token) {
+        match self.holders.of_token(token) {
             None => (Released::NotHolder, None),
             Some(_) if self.holders.len() == 1 => (Released::Last, None),
-            Some(at) => (Released::OneLeft, Some(self.holders.remove(at))),
+            Some(_) => (Released::OneLeft, self.holders.remove(token)),
         }
     }
 
     /// Lengthens the lease to `deadline`, never shortens it.
     pub fn extend(&mut self, owner: &[u8], token: Option<i64>, now: UnixMs, deadline: UnixMs) -> Extension {
-        let Some(holder) = self.find(owner, token, Some(now)) else { return Extension::NotHolder };
-        if deadline <= holder.standing.deadline {
+        let Some(standing) = self.find(owner, token, Some(now)) else { return Extension::NotHolder };
+        if deadline <= standing.deadline {
             return Extension::Same;
         }
-        holder.standing.deadline = deadline;
-        Extension::Longer(holder.standing)
+        self.holders.change(standing.token, |holder| holder.standing.deadline = deadline);
+        Extension::Longer(Standing { deadline, ..standing })
     }
 
     /// The owner's hold, if its lease is running.
     pub fn holder(&self, owner: &[u8], now: UnixMs) -> Option<&Holder> {
-        self.holders.iter().find(|holder| *holder.owner == *owner && holder.held(Some(now)))
+        self.holders.of_owner(owner).filter(|holder| holder.held(Some(now)))
     }
 
-    fn find(&mut self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> Option<&mut Holder> {
-        let is_meant =
-            |holder: &&mut Holder| *holder.owner == *owner && token.is_none_or(|token| token == holder.standing.token);
-        self.holders.iter_mut().find(is_meant).filter(|holder| holder.held(now))
+    fn find(&self, owner: &[u8], token: Option<i64>, now: Option<UnixMs>) -> Option<Standing> {
+        let holder = self.holders.of_owner(owner).filter(|holder| holder.held(now))?;
+        Some(holder.standing).filter(|standing| token.is_none_or(|token| token == standing.token))
     }
 
     /// A copy under another name: whose connection ends has nothing to do with it.
     pub fn copied(&self) -> Record {
         let mut copy = self.clone();
-        copy.holders.iter_mut().for_each(|holder| holder.session = None);
+        let tokens: Vec<i64> = copy.holders.iter().filter(|h| h.session.is_some()).map(Holder::token).collect();
+        for token in tokens {
+            copy.holders.change(token, |holder| holder.session = None);
+        }
         copy
     }
 
-    /// Bytes of the owners' names, and of the holders that do not fit into the record.
+    /// Bytes of the owners' names, and of holders beyond the first.
     pub fn heap_bytes(&self) -> usize {
-        let names: usize = self.holders.iter().map(|holder| holder.owner.len()).sum();
-        let spilled = if self.holders.spilled() { self.holders.len() } else { 0 };
-        names.saturating_add(spilled.saturating_mul(size_of::<Holder>()))
+        self.holders.heap_bytes()
     }
 
     /// Appends the record as postcard writes it.
@@ -345,27 +282,24 @@ impl Record {
     /// Takes what `encode` can have written and nothing else. Allocates in proportion to the dump's own length.
     pub fn decode(bytes: &[u8]) -> Option<Record> {
         let ((mode, stored), rest) = postcard::take_from_bytes::<(Mode, Vec<StoredHolder<'_>>)>(bytes).ok()?;
-        let holders = stored.iter().map(StoredHolder::holder).collect::<Option<SmallVec<[Holder; 1]>>>()?;
-        let record = Record { mode, holders };
+        let (first, others) = stored.split_first()?;
+        let mut record = Record::new(mode, first.holder()?)?;
+        for other in others {
+            let before = record.token();
+            let is_next = record.put(other.holder()?).ok()?.is_none() && record.token() > before;
+            if !is_next {
+                return None;
+            }
+        }
         // Postcard accepts some numbers in a longer form than it writes.
-        (mode.is_sound() && record.is_sound() && rest.is_empty() && record.encode(Vec::new()) == bytes)
-            .then_some(record)
-    }
-
-    fn is_sound(&self) -> bool {
-        let mut owners: Vec<&[u8]> = self.holders.iter().map(Holder::owner).collect();
-        owners.sort_unstable();
-        let mut tokens: Vec<i64> = self.holders.iter().map(|holder| holder.standing.token).collect();
-        tokens.sort_unstable();
-        let distinct = owners.is_sorted_by(|a, b| a < b) && tokens.is_sorted_by(|a, b| a < b);
-        (1..=self.mode.room()).contains(&self.holders.len()) && distinct
+        (rest.is_empty() && record.encode(Vec::new()) == bytes).then_some(record)
     }
 }
 
 impl StoredHolder<'_> {
     fn of(holder: &Holder) -> StoredHolder<'_> {
         let Standing { token, holds, deadline, keys } = holder.standing;
-        StoredHolder { owner: &holder.owner, token, holds, deadline: deadline.0, keys }
+        StoredHolder { owner: holder.owner(), token, holds, deadline: deadline.0, keys }
     }
 
     fn holder(&self) -> Option<Holder> {
@@ -416,7 +350,8 @@ mod tests {
     #[test]
     fn only_the_only_reader_is_upgraded() {
         let mut readers = record(Mode::Shared);
-        assert_eq!(asked(&mut readers, "ann", Mode::Exclusive, false), Ok(Attempt::Upgrade));
+        let upgrade = Attempt::Upgrade { standing: GOOD, session: None };
+        assert_eq!(asked(&mut readers, "ann", Mode::Exclusive, false), Ok(upgrade));
         assert_eq!(asked(&mut readers, "ann", Mode::Exclusive, true), Err(Error::UpgradeDeadlock));
         assert_eq!(asked(&mut readers, "ann", Mode::Permits(2), false), Err(Error::UpgradeDeadlock));
         readers.put(holder("bob", 8)).unwrap();
@@ -444,10 +379,9 @@ mod tests {
         let mut readers = record(Mode::Shared);
         readers.put(Holder::new(b"bob", Standing { token: 8, deadline: UnixMs(200), ..GOOD }).unwrap()).unwrap();
         assert_eq!((readers.token(), readers.deadline()), (8, UnixMs(200)));
-        assert_eq!(
-            [99, 100, 200].map(|now| readers.next_deadline(UnixMs(now)).map(|at| at.0)),
-            [Some(100), Some(200), None]
-        );
+        for (now, next) in [(99, Some(100)), (100, Some(200)), (199, Some(200)), (200, None)] {
+            assert_eq!(readers.next_deadline(UnixMs(now)), next.map(UnixMs), "at {now}");
+        }
         assert!(readers.valid(7, UnixMs(99)) && !readers.valid(7, UnixMs(100)) && readers.valid(8, UnixMs(100)));
         let over = readers.expire(UnixMs(100));
         assert_eq!(over.iter().map(Holder::owner).collect::<Vec<_>>(), [b"ann"]);
@@ -493,17 +427,18 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_with_too_many_holders_or_the_same_twice_is_refused() {
+    fn a_dump_with_too_many_holders_or_the_same_twice_or_in_disorder_is_refused() {
+        let first = holder("ann", 7);
         for (mode, second) in [
             (Mode::Exclusive, holder("bob", 8)),
             (Mode::Permits(1), holder("bob", 8)),
             (Mode::Shared, holder("bob", 7)),
+            (Mode::Shared, holder("ann", 8)),
+            (Mode::Shared, holder("bob", 6)),
         ] {
-            let mut unsound = record(mode);
-            unsound.holders.push(second);
-            assert_eq!(Record::decode(&unsound.encode(Vec::new())), None, "{mode:?}");
+            let stored = vec![StoredHolder::of(&first), StoredHolder::of(&second)];
+            let unsound = postcard::to_extend(&(mode, stored), Vec::new()).unwrap();
+            assert_eq!(Record::decode(&unsound), None, "{mode:?}");
         }
-        let twice = Record { mode: Mode::Shared, holders: smallvec![holder("ann", 7), holder("ann", 8)] };
-        assert_eq!(Record::decode(&twice.encode(Vec::new())), None);
     }
 }

@@ -17,6 +17,7 @@ pub struct Request {
     /// From the grant on, in milliseconds.
     pub lease_ms: i64,
     pub mode: Mode,
+    pub reentrant: bool,
     pub session: Option<u64>,
     /// Since when he waits.
     pub since: UnixMs,

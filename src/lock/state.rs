@@ -15,8 +15,9 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMs;
+use crate::lock::holders::Holder;
 use crate::lock::limbo::Limbo;
-use crate::lock::record::{Holder, Record};
+use crate::lock::record::Record;
 use crate::lock::request::Request;
 use crate::lock::value::Lock;
 use crate::name::Name;
@@ -58,6 +59,8 @@ struct Unlinked {
     ticket: u64,
     name: Name,
     record: Record,
+    /// Its queue is to be looked at for this alone.
+    looked_at: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,18 +90,18 @@ impl State {
     /// own commands, are of no interest, but what left before them left for good: its event would have come by now.
     pub fn unlinked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
         self.unlinked = None;
-        self.queues.look_at(db, key);
+        let looked_at = self.queues.look_at(db, key);
         let ticket = self.tickets.wrapping_add(1);
         if let Some(record) = lock.unlink(ticket) {
             self.tickets = ticket;
             self.left(db, key, &record);
-            self.unlinked = Some(Unlinked { ticket, name: Name { db, key: key.into() }, record });
+            self.unlinked = Some(Unlinked { ticket, name: Name { db, key: key.into() }, record, looked_at });
         }
     }
 
     /// A value has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
     pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
-        self.limbo.take(db, key);
+        self.take_from_limbo(db, key);
         self.queues.look_at(db, key);
         if let Some(unlinked) = self.unlinked.take()
             && *lock == (Lock::Unlinked { ticket: unlinked.ticket })
@@ -113,7 +116,8 @@ impl State {
     /// Whatever had one name has another now. A lock in limbo under either of them was overwritten meanwhile.
     pub fn key_moved(&mut self, from: (usize, &[u8]), to: (usize, &[u8])) {
         for (db, key) in [from, to] {
-            self.limbo.take(db, key);
+            self.take_from_limbo(db, key);
+            self.queues.look_at(db, key);
         }
     }
 
@@ -138,12 +142,16 @@ impl State {
 
     /// The value that was unlinked last is gone from its name, by `event`.
     fn removed(&mut self, event: KeyEvent, unlinked: Unlinked, now: UnixMs, replayed: bool) -> Aftermath {
-        let Unlinked { name, record, .. } = unlinked;
+        let Unlinked { name, record, looked_at, .. } = unlinked;
         if removes(event) && replayed {
-            self.limbo.insert(name, record);
+            self.put_into_limbo(name, record);
             Aftermath::Nothing
         } else if event == KeyEvent::Evicted && record.held(Some(now)) {
-            self.limbo.insert(name, record);
+            if looked_at {
+                // It is held as before. A queue that was looked at would bring the key back at once, see `put_back`.
+                self.queues.never_mind(name.db, &name.key);
+            }
+            self.put_into_limbo(name, record);
             Aftermath::PutBackSoon
         } else {
             self.dropped(event, &record)
@@ -156,8 +164,11 @@ impl State {
             // The primary says FORGET if it means this lock.
             return Aftermath::Nothing;
         }
-        match self.limbo.take(db, key) {
-            Some(record) => self.dropped(event, &record),
+        match self.take_from_limbo(db, key) {
+            Some(record) => {
+                self.queues.look_at(db, key);
+                self.dropped(event, &record)
+            }
             None => Aftermath::Nothing,
         }
     }
@@ -179,14 +190,27 @@ impl State {
     }
 
     pub fn take_from_limbo(&mut self, db: usize, key: &[u8]) -> Option<Record> {
-        self.limbo.take(db, key)
+        let record = self.limbo.take(db, key)?;
+        for holder in record.holders().iter() {
+            self.sessions.left(db, key, holder.session, &holder.token());
+        }
+        Some(record)
+    }
+
+    fn put_into_limbo(&mut self, name: Name, record: Record) {
+        self.take_from_limbo(name.db, &name.key);
+        for holder in record.holders().iter() {
+            self.sessions.arrived(name.db, &name.key, holder.session, &holder.token());
+        }
+        self.limbo.insert(name, record);
     }
 
     /// Drops the record of this name and token, if it is without a key.
     pub fn drop_keyless(&mut self, db: usize, key: &[u8], token: i64) {
         self.unlinked.take_if(|lost| lost.name.is(db, key) && lost.record.token() == token);
         if self.limbo.get(db, key).is_some_and(|record| record.token() == token) {
-            self.limbo.take(db, key);
+            self.take_from_limbo(db, key);
+            self.queues.look_at(db, key);
         }
     }
 
@@ -241,7 +265,7 @@ impl State {
                 return None;
             }
             // Its token is below the reserve.
-            self.limbo.insert(Name { db: saved.db, key: saved.key.into() }, record);
+            self.put_into_limbo(Name { db: saved.db, key: saved.key.into() }, record);
         }
         Some(())
     }
@@ -251,8 +275,8 @@ impl State {
         let tally = self.tallies.entry(db).or_default();
         tally.locks = tally.locks.saturating_add(1);
         tally.heap_bytes = tally.heap_bytes.saturating_add(record.heap_bytes());
-        for holder in record.holders() {
-            self.sessions.arrived(db, key, holder.session, &holder.standing.token);
+        for holder in record.holders().iter() {
+            self.sessions.arrived(db, key, holder.session, &holder.token());
         }
     }
 
@@ -261,8 +285,8 @@ impl State {
         let tally = self.tallies.entry(db).or_default();
         tally.locks = tally.locks.saturating_sub(1);
         tally.heap_bytes = tally.heap_bytes.saturating_sub(record.heap_bytes());
-        for holder in record.holders() {
-            self.sessions.left(db, key, holder.session, &holder.standing.token);
+        for holder in record.holders().iter() {
+            self.sessions.left(db, key, holder.session, &holder.token());
         }
     }
 
@@ -270,18 +294,13 @@ impl State {
     pub fn holders_left(&mut self, db: usize, key: &[u8], holders: &[Holder], (before, after): (usize, usize)) {
         self.resized(db, before, after);
         for holder in holders {
-            self.sessions.left(db, key, holder.session, &holder.standing.token);
+            self.sessions.left(db, key, holder.session, &holder.token());
         }
     }
 
     pub fn resized(&mut self, db: usize, before: usize, after: usize) {
         let tally = self.tallies.entry(db).or_default();
         tally.heap_bytes = tally.heap_bytes.saturating_sub(before).saturating_add(after);
-    }
-
-    /// The locks in limbo that end with this connection.
-    pub fn in_limbo_of(&self, session: u64) -> Vec<Name> {
-        self.limbo.iter().filter(|(_, record)| record.ends_with(session)).map(|(name, _)| name.clone()).collect()
     }
 
     /// A waiter has gone: his wait ran out, or his connection did.
@@ -291,8 +310,7 @@ impl State {
 
     /// A connection has closed.
     pub fn connection_closed(&mut self, session: u64) {
-        let in_limbo = self.limbo.iter().any(|(_, record)| record.ends_with(session));
-        self.sessions.closed(session, in_limbo);
+        self.sessions.closed(session);
     }
 
     /// When the next queue is to be looked at, or the next lock to be released because its connection closed.

@@ -101,7 +101,8 @@ impl NativeValue for Lock {
 mod tests {
     use super::*;
     use crate::clock::UnixMs;
-    use crate::lock::record::{Holder, Mode, Standing};
+    use crate::lock::holders::{Holder, Standing};
+    use crate::lock::record::Mode;
 
     #[test]
     fn a_dump_comes_back() {

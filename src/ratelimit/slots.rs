@@ -163,7 +163,7 @@ pub fn leave<'a, S: Server>(
 
 /// Frees one of the slots that were to end with connections which have closed. False: there is none.
 pub fn close_one<S: Server>(server: &mut S) -> bool {
-    let Some((id, name)) = server.state().ratelimit.sessions.take_closed() else { return false };
+    let Some((id, name)) = server.state().ratelimit.sessions.next_ended() else { return false };
     server.select(name.db);
     let key = Arg::named(&name.key);
     if leave(server, key, std::iter::once(&*id), None) == Ok(1) {

@@ -88,7 +88,7 @@ impl State {
 
     /// A connection has closed.
     pub fn connection_closed(&mut self, session: u64) {
-        self.sessions.closed(session, false);
+        self.sessions.closed(session);
     }
 
     /// When there is work for [`due`](super::due).

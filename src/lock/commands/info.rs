@@ -4,8 +4,9 @@ use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
 use crate::commands::Command;
 use crate::error::Error;
+use crate::lock::holders::{Holder, Standing};
 use crate::lock::keyspace;
-use crate::lock::record::{Holder, Mode, Record, Standing};
+use crate::lock::record::{Mode, Record};
 use crate::lock::request;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -25,7 +26,7 @@ impl Command for Info {
         complexity: "O(n) with n holders and waiters.",
         since: "0.1.0",
         arity: 2,
-        flags: &[Flag::ReadOnly, Flag::Fast],
+        flags: &[Flag::ReadOnly],
         keys: Keys::First,
         access: Access::Read,
         tips: &["nondeterministic_output"],
@@ -41,26 +42,31 @@ impl Command for Info {
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let (now, db) = (server.now().to_ms(), server.db());
-        let held = keyspace::look(server, request.key, |record| describe(record, now))?;
-        let waiters = server.state().lock.queues.waiters(db, request.key.bytes);
-        let waiters = waiters.map(|waiter| describe_waiter(waiter, now)).collect();
+        let held = keyspace::look(server, request.key, |record| held_by(record, now))?;
+        let state = &server.state().lock;
+        let waiters = state.queues.waiters(db, request.key.bytes).map(|waiter| describe_waiter(waiter, now)).collect();
+        let ends = |session, token| state.sessions.ends(session, &token, db, request.key.bytes);
         Ok(match held.flatten() {
-            Some((mode, token, holders)) => map(mode.word(), permits(mode), token, holders, waiters),
+            Some((mode, token, holders)) => {
+                let holders = holders.iter().map(|holder| describe_holder(holder, now, ends)).collect();
+                map(mode.word(), permits(mode), token, holders, waiters)
+            }
             None => map("free", 0, 0, vec![], waiters),
         })
     }
 }
 
 /// Mode, last token and those whose lease is running; `None` if it is nobody's.
-fn describe(record: &Record, now: UnixMs) -> Option<(Mode, i64, Vec<Reply<'static>>)> {
-    let held = || record.holders().iter().filter(|holder| holder.held(Some(now)));
-    let token = held().map(|holder| holder.standing.token).max()?;
-    Some((record.mode(), token, held().map(|holder| describe_holder(holder, now)).collect()))
+fn held_by(record: &Record, now: UnixMs) -> Option<(Mode, i64, Vec<Holder>)> {
+    let holders: Vec<Holder> = record.holders().iter().filter(|holder| holder.held(Some(now))).cloned().collect();
+    Some((record.mode(), holders.last()?.token(), holders))
 }
 
-fn describe_holder(holder: &Holder, now: UnixMs) -> Reply<'static> {
+/// `ends`: does the hold of this token end with this connection?
+fn describe_holder(holder: &Holder, now: UnixMs, ends: impl Fn(u64, i64) -> bool) -> Reply<'static> {
     let Standing { token, holds, deadline, .. } = holder.standing;
-    let session = holder.session.and_then(|session| i64::try_from(session).ok());
+    let session =
+        holder.session.filter(|session| ends(*session, token)).and_then(|session| i64::try_from(session).ok());
     Reply::Array(vec![
         Reply::OwnedBytes(holder.owner().to_vec()),
         Reply::Int(token),
