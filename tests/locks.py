@@ -1,6 +1,9 @@
-"""Locks for tests: many of them, and a way to evict them all at once."""
+"""Locks for tests: many of them, a way to evict them all at once, and clients that wait for them."""
 
-from raw_client import ErrorReply, RawClient
+from contextlib import ExitStack
+
+from raw_client import ErrorReply, RawClient, fields
+from servers import eventually
 
 LOCKS = 20
 
@@ -37,3 +40,71 @@ def evict_everything(server, *then):
         assert isinstance(refused, ErrorReply)
         assert refused.startswith("OOM")
         return replies
+
+
+class Waiters:
+    """Connections of one test that wait for locks. A wait has begun when the call returns, so the calls give the
+    order of arrival; the answer is read() by the test."""
+
+    def __init__(self, server, protocol=2):
+        self._server, self._protocol = server, protocol
+        self._stack = ExitStack()
+        self.admin = self.connect()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def connect(self, db=0):
+        return self._stack.enter_context(RawClient(self._server, self._protocol, db))
+
+    def call(self, *words):
+        return self.admin.call(*words)
+
+    def acquire(self, owner, *options, key="lock", px=60_000):
+        return self.call("LOCK.ACQUIRE", key, owner, "PX", px, *options)
+
+    def release(self, owner, *options, key="lock"):
+        return self.call("LOCK.RELEASE", key, owner, *options)
+
+    def wait(self, owner, *options, key="lock", px=60_000, wait_ms=0, client=None):
+        return self.begin(client, "LOCK.ACQUIRE", key, owner, "PX", px, "WAIT", wait_ms, *options)
+
+    def wait_for_all(self, keys, owner, *options, px=60_000, wait_ms=0, client=None):
+        return self.begin(client, "LOCK.MACQUIRE", len(keys), *keys, owner, "PX", px, "WAIT", wait_ms, *options)
+
+    def begin(self, client, *words):
+        client = client or self.connect()
+        before = self.number()
+        client.send(*words)
+        eventually(lambda: self.number() == before + 1, message="the client does not wait")
+        return client
+
+    def number(self):
+        return self.metric("waiters")
+
+    def metric(self, name):
+        text = self.call("INFO", "keyward_lock").decode()
+        return int(dict(line.split(":", 1) for line in text.splitlines() if ":" in line)[f"keyward_lock_{name}"])
+
+    def info(self, key="lock"):
+        return {name.decode(): value for name, value in fields(self.call("LOCK.INFO", key)).items()}
+
+    def owners(self, key="lock"):
+        """Those who hold it, in the order of their grants."""
+        return [holder[0].decode() for holder in self.info(key)["holders"]]
+
+    def queue(self, key="lock"):
+        """The owners that wait, in order."""
+        return [waiter[0].decode() for waiter in self.info(key)["waiters"]]
+
+
+def is_error(reply, prefix):
+    return isinstance(reply, ErrorReply) and reply.startswith(prefix)
+
+
+def answered_once(client):
+    """The next thing that comes is the reply to the next command."""
+    return not client.is_answered() and client.call("ECHO", "next") == b"next"
