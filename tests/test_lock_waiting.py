@@ -186,7 +186,9 @@ def test_a_longer_lease_keeps_them_waiting(waiters):
 # Nobody is overtaken
 
 
-@pytest.mark.parametrize("options", [(), ("SHARED",), ("REENTRANT",), ("WAIT", 1)], ids=["plain", "shared", "reentrant", "wait"])
+@pytest.mark.parametrize(
+    "options", [(), ("SHARED",), ("REENTRANT",), ("WAIT", 1)], ids=["plain", "shared", "reentrant", "wait"]
+)
 def test_a_newcomer_does_not_overtake_although_the_lease_is_over(waiters, options):
     """Both come in one packet, before any timer."""
     waiters.acquire("ann", px=100)
