@@ -14,6 +14,7 @@ pub enum Error {
     WrongType,
     OutOfMemory,
     NoPermission,
+    CommandDenied,
     Internal,
     TagCount,
     TagLength,
@@ -58,6 +59,9 @@ impl fmt::Display for Error {
             Error::WrongType => f.write_str("WRONGTYPE Operation against a key holding the wrong kind of value"),
             Error::OutOfMemory => f.write_str("OOM command not allowed when used memory > 'maxmemory'."),
             Error::NoPermission => f.write_str("NOPERM No permissions to access a key"),
+            Error::CommandDenied => {
+                f.write_str("NOPERM No permissions to run the command or to access one of its keys")
+            }
             Error::Internal => f.write_str("ERR internal error"),
             Error::TagCount => f.write_str("ERR number of tags must be 1 to 64"),
             Error::TagLength => f.write_str("ERR a tag must be 1 to 512 bytes"),

@@ -81,7 +81,7 @@ pub trait Server {
     /// [`Reply::Relayed`], which must be handed on.
     ///
     /// # Errors
-    /// `CrossSlot`, `Nested` if this is called within itself. What the command answers is no error here.
+    /// `CrossSlot`, `Nested` if this is called within itself, `CommandDenied`. What the command answers is no error here.
     fn execute(&mut self, key: Arg<'_>, command: Arg<'_>) -> Result<Reply<'static>, Error>;
 
     /// The selected database.

@@ -7,6 +7,7 @@ use redis_module::raw;
 use super::api::{Ctx, Str, call};
 use super::main_thread::{flags, host};
 use super::strings::bytes;
+use super::user::User;
 use crate::error::Error;
 use crate::slot::slot;
 
@@ -14,6 +15,9 @@ use crate::slot::slot;
 /// be allowed to; "S": under the rules of scripts; "M": refused when memory is full, as for clients; "0": the reply is in the
 /// protocol of the client.
 const FORMAT: &std::ffi::CStr = c"v!ECSM0";
+
+/// How Redis 7.0 begins a refusal by ACL, of a command that is called; later servers begin it with NOPERM as for clients.
+const DENIED: &[u8] = b"ERR acl verification failed";
 
 /// What a command replied; freed when dropped.
 pub(super) struct CallReply(*mut raw::RedisModuleCallReply);
@@ -24,6 +28,18 @@ impl CallReply {
         // SAFETY: the context of the running command, and a reply that is not freed yet.
         unsafe {
             call!(RedisModule_ReplyWithCallReply, ctx, self.0);
+        }
+    }
+
+    fn is_denial(&self) -> bool {
+        // SAFETY: a reply that is not freed yet; an error has a text, whose bytes live as long.
+        unsafe {
+            if call!(RedisModule_CallReplyType, self.0) != raw::REDISMODULE_REPLY_ERROR as c_int {
+                return false;
+            }
+            let mut len = 0;
+            let text = call!(RedisModule_CallReplyStringPtr, self.0, &mut len);
+            !text.is_null() && std::slice::from_raw_parts(text.cast::<u8>(), len).starts_with(DENIED)
         }
     }
 }
@@ -39,20 +55,24 @@ impl Drop for CallReply {
 struct Within;
 
 impl Within {
-    fn enter() -> Result<Within, Error> {
-        if std::mem::replace(&mut host().executing, true) { Err(Error::Nested) } else { Ok(Within) }
+    fn enter(ctx: Ctx) -> Result<Within, Error> {
+        if host().executing.is_some() {
+            return Err(Error::Nested);
+        }
+        host().executing = Some(User::of(ctx));
+        Ok(Within)
     }
 }
 
 impl Drop for Within {
     fn drop(&mut self) {
-        host().executing = false;
+        host().executing = None;
     }
 }
 
 /// Runs the command that these strings are, with no key outside the slot of `key`.
 pub(super) fn run(ctx: Ctx, key: &[u8], strings: &[Str]) -> Result<CallReply, Error> {
-    let _within = Within::enter()?;
+    let _within = Within::enter(ctx)?;
     let Some((name, arguments)) = strings.split_first() else { return Err(Error::Internal) };
     if flags(ctx) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0 {
         check_slots(ctx, slot(key), strings)?;
@@ -64,7 +84,11 @@ pub(super) fn run(ctx: Ctx, key: &[u8], strings: &[Str]) -> Result<CallReply, Er
         let (name, format) = (name.as_ptr(), FORMAT.as_ptr());
         call!(RedisModule_Call, ctx, name.cast::<c_char>(), format, arguments.as_ptr().cast_mut(), arguments.len())
     };
-    if reply.is_null() { Err(Error::Internal) } else { Ok(CallReply(reply)) }
+    if reply.is_null() {
+        return Err(Error::Internal);
+    }
+    let reply = CallReply(reply);
+    if reply.is_denial() { Err(Error::CommandDenied) } else { Ok(reply) }
 }
 
 fn check_slots(ctx: Ctx, wanted: u16, strings: &[Str]) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use super::api::{Ctx, Str, call};
 use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::strings::OwnedString;
+use super::user::User;
 use super::{blocked, native_type, replicate};
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
@@ -187,8 +188,9 @@ impl Server for Running<'_> {
         // that has no connection; a command in a transaction has its own.
         let (nested, transaction) = (raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING, raw::REDISMODULE_CTX_FLAGS_MULTI);
         let flags = flags(self.ctx);
-        let lent =
-            flags & raw::REDISMODULE_CTX_FLAGS_LUA != 0 || host().executing || flags & (nested | transaction) == nested;
+        let lent = flags & raw::REDISMODULE_CTX_FLAGS_LUA != 0
+            || host().executing.is_some()
+            || flags & (nested | transaction) == nested;
         if lent || self.replayed() {
             return None;
         }
@@ -236,33 +238,11 @@ impl Server for Running<'_> {
     }
 
     fn permits(&mut self, name: &[u8], permission: Permission) -> bool {
-        let nested = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING;
-        let scripted = raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI;
-        let flags = flags(self.ctx);
-        if self.replayed() || (flags & nested != 0 && flags & scripted == 0) {
-            // Another module's call has no user, and Redis 7.0 crashes when asked for its name.
-            return true;
-        }
-        let access = match permission {
-            Permission::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
-            Permission::Delete => raw::REDISMODULE_CMD_KEY_DELETE,
-        };
-        let name = OwnedString::new(name);
-        // SAFETY: the context of the running command; the user and its name are checked for null and freed once.
-        unsafe {
-            let user_name = call!(RedisModule_GetCurrentUserName, self.ctx);
-            if user_name.is_null() {
-                return true;
+        self.replayed()
+            || match &host().executing {
+                Some(user) => user.may(permission, name),
+                None => User::of(self.ctx).may(permission, name),
             }
-            let user = call!(RedisModule_GetModuleUserFromUserName, user_name);
-            call!(RedisModule_FreeString, self.ctx, user_name);
-            if user.is_null() {
-                return false;
-            }
-            let allowed = call!(RedisModule_ACLCheckKeyPermissions, user, name.raw(), access as c_int);
-            call!(RedisModule_FreeModuleUser, user);
-            super::api::ok(allowed)
-        }
     }
 
     fn exists(&mut self, key: &[u8]) -> bool {

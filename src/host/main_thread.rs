@@ -79,8 +79,8 @@ pub(super) struct HostState {
     pub move_from: Option<usize>,
     /// Clients that wait.
     pub room: super::blocked::Room,
-    /// A command runs within LOCK.EXEC.
-    pub executing: bool,
+    /// A command runs within LOCK.EXEC, as this user.
+    pub executing: Option<super::user::User>,
     /// Words of replicated effects.
     pub words: Words,
     /// The last moment given out.

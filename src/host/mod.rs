@@ -23,3 +23,4 @@ mod server_info;
 mod shell;
 mod strings;
 mod timer;
+mod user;

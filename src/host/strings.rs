@@ -31,6 +31,11 @@ impl OwnedString {
         OwnedString(unsafe { call!(RedisModule_CreateStringFromLongLong, null_mut(), n) })
     }
 
+    /// Takes over a string that the server has made for us.
+    pub(super) fn adopt(string: Str) -> OwnedString {
+        OwnedString(string)
+    }
+
     pub(super) fn raw(&self) -> Str {
         self.0
     }
@@ -38,7 +43,7 @@ impl OwnedString {
 
 impl Drop for OwnedString {
     fn drop(&mut self) {
-        // SAFETY: created in `new`, freed once; the server counts its own references.
+        // SAFETY: created or adopted, freed once; the server counts its own references.
         unsafe { call!(RedisModule_FreeString, null_mut(), self.0) }
     }
 }
