@@ -288,5 +288,6 @@ def test_ten_thousand_are_answered_by_one_fill(make_server: Callable[..., Server
             waiter.send("CACHE.FETCH", "k", "WAIT", 0)
         eventually(lambda: callers.waiting() == count, timeout=60)
         assert callers.call("CACHE.FILL", "k", token, "v") == 1
+        assert b"\nblocked_clients:0\r" in callers.call("INFO", "clients"), "all in the turn of the fill"
         assert callers.waiting() == 0
         assert all(waiter.read() == hit(b"v") for waiter in waiters)
