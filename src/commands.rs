@@ -62,6 +62,7 @@ macro_rules! every_command {
             $crate::ratelimit::commands::Reset,
             $crate::ratelimit::commands::Ban,
             $crate::ratelimit::commands::Info,
+            $crate::ratelimit::commands::Throttle,
             $crate::apply::Apply,
         }
     };

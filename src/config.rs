@@ -14,6 +14,7 @@ pub struct Config {
     pub negatives_max: i64,
     pub fence_tags_max: i64,
     pub save_metadata: bool,
+    pub cl_throttle: &'static str,
 }
 
 /// A setting as operators see it, under `keyward.<name>`.
@@ -28,8 +29,21 @@ pub struct Setting {
 
 #[derive(Debug)]
 pub enum Kind {
-    Int { default: i64, min: i64, max: i64, field: fn(&mut Config) -> &mut i64 },
-    Bool { default: bool, field: fn(&mut Config) -> &mut bool },
+    Int {
+        default: i64,
+        min: i64,
+        max: i64,
+        field: fn(&mut Config) -> &mut i64,
+    },
+    Bool {
+        default: bool,
+        field: fn(&mut Config) -> &mut bool,
+    },
+    /// One of these words; the first is the default.
+    Word {
+        words: &'static [&'static str],
+        field: fn(&mut Config) -> &mut &'static str,
+    },
 }
 
 pub static SETTINGS: &[Setting] = &[
@@ -104,6 +118,13 @@ pub static SETTINGS: &[Setting] = &[
         kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
         mutable: false,
     },
+    Setting {
+        name: "cl-throttle",
+        summary: "Whether the module has CL.THROTTLE, the command of redis-cell. auto: unless the server has a command of that \
+                  name when the module is loaded. yes: the load fails if it has. no: never.",
+        kind: Kind::Word { words: &["auto", "yes", "no"], field: |c| &mut c.cl_throttle },
+        mutable: false,
+    },
 ];
 
 impl Default for Config {
@@ -120,11 +141,13 @@ impl Default for Config {
             negatives_max: 0,
             fence_tags_max: 0,
             save_metadata: false,
+            cl_throttle: "",
         };
         for setting in SETTINGS {
             match setting.kind {
                 Kind::Int { default, field, .. } => *field(&mut config) = default,
                 Kind::Bool { default, field } => *field(&mut config) = default,
+                Kind::Word { words, field } => *field(&mut config) = words.first().copied().unwrap_or_default(),
             }
         }
         config

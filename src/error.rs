@@ -41,6 +41,9 @@ pub enum Error {
     SlotMoves,
     TooManyLimits,
     IdLength,
+    ZeroRate,
+    /// What, and the range it has to be in.
+    OutOfRange(&'static str, &'static str),
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
 }
@@ -90,6 +93,8 @@ impl fmt::Display for Error {
             Error::LimitCount => f.write_str("ERR a call can name at most 8 limits"),
             Error::TooManyLimits => f.write_str("ERR a key can hold at most 16 limits of different windows"),
             Error::IdLength => f.write_str("ERR id must be 1 to 512 bytes"),
+            Error::ZeroRate => f.write_str("ERR zero rates are not supported: count and period must be 1 or more"),
+            Error::OutOfRange(what, range) => write!(f, "ERR {what} out of range ({range})"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }
     }

@@ -145,8 +145,12 @@ pub static SECTIONS: &[Section] = &[
     Section {
         name: "ratelimit",
         metrics: &[
-            counter("ratelimit_allowed", "Requests that RATELIMIT.CHECK admitted.", |s| s.ratelimit.allowed),
-            counter("ratelimit_denied", "Requests that RATELIMIT.CHECK denied.", |s| s.ratelimit.denied),
+            counter("ratelimit_allowed", "Requests that RATELIMIT.CHECK and CL.THROTTLE admitted.", |s| {
+                s.ratelimit.allowed
+            }),
+            counter("ratelimit_denied", "Requests that RATELIMIT.CHECK and CL.THROTTLE denied.", |s| {
+                s.ratelimit.denied
+            }),
             counter("ratelimit_resets", "Limiters removed by RATELIMIT.RESET.", |s| s.ratelimit.resets),
             counter(
                 "ratelimit_evicted",

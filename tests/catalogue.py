@@ -223,6 +223,13 @@ EXAMPLES: dict[str, Example] = {
         (Key("limiter"), Key("slots"), Key("none")), refuses=("plain", "list", "lock"), open_ended=True
     ),
     "RATELIMIT.INFO": Example((Key("limiter"),), refuses=("plain", "list", "lock"), writes=False),
+    "CL.THROTTLE": Example(
+        (KEY, Number(15, (-1, 2**63 - 1)), Number(30, (0, -1, 2**63 - 1)), Number(60, (0, -1, 2**63 - 1)))
+        + (Number(1, (2**63 - 1, -(2**63))),),
+        refuses=("list", "lock", "limiter"),
+        # A new key is, one that is there is not.
+        deny_oom=None,
+    ),
     "KEYWARD.APPLY": Example(
         (Option("CHARGE"), Text("limiter"), Option("SLIDING"), LEASE._replace(refused=(0, -1, 10**12 + 1)))
         + (Number(1_750_000_000_000_000), Number(1, UNITS.refused)),

@@ -149,6 +149,7 @@ fn the_page_of_settings_follows_their_table() {
             config::Kind::Bool { default, .. } => {
                 ((if default { "yes" } else { "no" }).to_owned(), "yes, no".to_owned())
             }
+            config::Kind::Word { words, .. } => (words[0].to_owned(), words.join(", ")),
         };
         let change = if setting.mutable { "yes" } else { "no" };
         writeln!(page, "| `keyward.{}` | {default} | {range} | {change} | {} |", setting.name, setting.summary)

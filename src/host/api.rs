@@ -62,7 +62,7 @@ required! {
     RedisModule_KeyType, RedisModule_LoadConfigs, RedisModule_LoadStringBuffer, RedisModule_LoadUnsigned,
     RedisModule_Log, RedisModule_LogIOError, RedisModule_ModuleTypeGetType, RedisModule_ModuleTypeGetValue,
     RedisModule_ModuleTypeSetValue, RedisModule_NotifyKeyspaceEvent, RedisModule_OpenKey, RedisModule_RegisterBoolConfig,
-    RedisModule_RegisterInfoFunc, RedisModule_RegisterNumericConfig, RedisModule_Replicate,
+    RedisModule_RegisterEnumConfig, RedisModule_RegisterInfoFunc, RedisModule_RegisterNumericConfig, RedisModule_Replicate,
     RedisModule_ReplicateVerbatim, RedisModule_ReplyWithArray, RedisModule_ReplyWithCallReply, RedisModule_ReplyWithError, RedisModule_ReplyWithLongLong,
     RedisModule_ReplyWithMap, RedisModule_ReplyWithNull, RedisModule_ReplyWithSet, RedisModule_ReplyWithSimpleString,
     RedisModule_ReplyWithStringBuffer, RedisModule_SaveStringBuffer, RedisModule_SaveUnsigned, RedisModule_SelectDb,

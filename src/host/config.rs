@@ -20,13 +20,14 @@ pub(super) fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
     registered && ok(unsafe { call!(RedisModule_LoadConfigs, ctx) })
 }
 
-/// The default of each setting with the arguments of the load applied, as integers.
+/// The default of each setting with the arguments of the load applied, as integers; a word by its position.
 fn from_arguments(ctx: Ctx, arguments: &[&[u8]]) -> Option<Vec<i64>> {
     let mut values: Vec<i64> = SETTINGS
         .iter()
         .map(|setting| match setting.kind {
             Kind::Int { default, .. } => default,
             Kind::Bool { default, .. } => i64::from(default),
+            Kind::Word { .. } => 0,
         })
         .collect();
     for pair in arguments.chunks(2) {
@@ -61,6 +62,10 @@ fn parse(setting: &Setting, value: &[u8]) -> Option<i64> {
         Kind::Bool { .. } if value.eq_ignore_ascii_case(b"yes") => Some(1),
         Kind::Bool { .. } if value.eq_ignore_ascii_case(b"no") => Some(0),
         Kind::Bool { .. } => None,
+        Kind::Word { words, .. } => {
+            let position = words.iter().position(|word| value.eq_ignore_ascii_case(word.as_bytes()));
+            position.and_then(|position| i64::try_from(position).ok())
+        }
     }
 }
 
@@ -68,6 +73,15 @@ fn range(setting: &Setting) -> String {
     match setting.kind {
         Kind::Int { min, max, .. } => format!("an integer from {min} to {max}"),
         Kind::Bool { .. } => "yes or no".to_owned(),
+        Kind::Word { words, .. } => format!("one of {}", words.join(", ")),
+    }
+}
+
+/// The words that a setting may have; a setting of another kind has none.
+fn words(setting: &Setting) -> &'static [&'static str] {
+    match setting.kind {
+        Kind::Word { words, .. } => words,
+        Kind::Int { .. } | Kind::Bool { .. } => &[],
     }
 }
 
@@ -75,8 +89,11 @@ fn register(ctx: Ctx, setting: &'static Setting, default: i64) -> bool {
     let Ok(name) = CString::new(setting.name) else { return false };
     let flags = if setting.mutable { raw::REDISMODULE_CONFIG_DEFAULT } else { raw::REDISMODULE_CONFIG_IMMUTABLE };
     let private: *mut c_void = std::ptr::from_ref(setting).cast_mut().cast();
-    // SAFETY: the context of the load, a NUL-terminated name that the server copies, and callbacks that get `private` back:
-    // a setting that lives for ever and is only read.
+    let words: Vec<CString> = words(setting).iter().filter_map(|word| CString::new(*word).ok()).collect();
+    let mut texts: Vec<*const c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    let positions: Vec<c_int> = (0..).take(texts.len()).collect();
+    // SAFETY: the context of the load, NUL-terminated texts and numbers that the server copies, and callbacks that get
+    // `private` back: a setting that lives for ever and is only read.
     ok(unsafe {
         match setting.kind {
             Kind::Int { min, max, .. } => call!(
@@ -103,6 +120,20 @@ fn register(ctx: Ctx, setting: &'static Setting, default: i64) -> bool {
                 None,
                 private
             ),
+            Kind::Word { .. } => call!(
+                RedisModule_RegisterEnumConfig,
+                ctx,
+                name.as_ptr(),
+                c_int::try_from(default).unwrap_or(0),
+                flags,
+                texts.as_mut_ptr(),
+                positions.as_ptr(),
+                c_int::try_from(texts.len()).unwrap_or(0),
+                Some(get_word),
+                Some(set_word),
+                None,
+                private
+            ),
         }
     })
 }
@@ -121,7 +152,7 @@ unsafe extern "C" fn get_int(_: *const c_char, private: *mut c_void) -> c_longlo
         // SAFETY: our own setting.
         match unsafe { setting(private) }.kind {
             Kind::Int { field, .. } => *field(&mut state().config),
-            Kind::Bool { .. } => 0,
+            Kind::Bool { .. } | Kind::Word { .. } => 0,
         }
     })
     .unwrap_or(0)
@@ -149,7 +180,7 @@ unsafe extern "C" fn get_bool(_: *const c_char, private: *mut c_void) -> c_int {
         // SAFETY: our own setting.
         match unsafe { setting(private) }.kind {
             Kind::Bool { field, .. } => c_int::from(*field(&mut state().config)),
-            Kind::Int { .. } => 0,
+            Kind::Int { .. } | Kind::Word { .. } => 0,
         }
     })
     .unwrap_or(0)
@@ -165,6 +196,39 @@ unsafe extern "C" fn set_bool(
         // SAFETY: our own setting.
         if let Kind::Bool { field, .. } = unsafe { setting(private) }.kind {
             *field(&mut state().config) = value != 0;
+        }
+    });
+    super::api::OK
+}
+
+unsafe extern "C" fn get_word(_: *const c_char, private: *mut c_void) -> c_int {
+    guarded("CONFIG GET", || {
+        // SAFETY: our own setting.
+        match unsafe { setting(private) }.kind {
+            Kind::Word { words, field } => {
+                let now = *field(&mut state().config);
+                words.iter().position(|word| *word == now).and_then(|position| c_int::try_from(position).ok())
+            }
+            Kind::Int { .. } | Kind::Bool { .. } => None,
+        }
+    })
+    .flatten()
+    .unwrap_or(0)
+}
+
+/// `value` is the position of a word.
+unsafe extern "C" fn set_word(
+    _: *const c_char,
+    value: c_int,
+    private: *mut c_void,
+    _: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    guarded("CONFIG SET", || {
+        // SAFETY: our own setting.
+        if let Kind::Word { words, field } = unsafe { setting(private) }.kind
+            && let Some(word) = usize::try_from(value).ok().and_then(|position| words.get(position))
+        {
+            *field(&mut state().config) = word;
         }
     });
     super::api::OK

@@ -14,6 +14,7 @@ use super::strings::bytes;
 use super::{aux, command_info, config, events, info, native_type, server_info, timer};
 use crate::commands::Command;
 use crate::every_command;
+use crate::ratelimit::commands::Throttle;
 use crate::spec::{CommandSpec, Keys};
 
 type Entry = unsafe extern "C" fn(Ctx, *mut Str, c_int) -> c_int;
@@ -59,12 +60,17 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
     unsafe { call!(RedisModule_SetModuleOptions, ctx, options as c_int) };
     read_role(ctx);
     add_categories(ctx);
-    let registered = native_type::register_all(ctx) && aux::register(ctx) && commands(ctx) && info::register(ctx);
+    // In this order: which commands there are is a setting, and what may fail because of how the server is configured comes
+    // before the types, which a load that fails does not take back.
+    if !config::load(ctx, arguments) {
+        return false;
+    }
+    let registered = commands(ctx) && native_type::register_all(ctx) && aux::register(ctx) && info::register(ctx);
     if !registered {
         warning(ctx, "keyward: the server refused to register a type or a command");
         return false;
     }
-    if !config::load(ctx, arguments) || !events::subscribe(ctx) {
+    if !events::subscribe(ctx) {
         return false;
     }
     server_info::look(ctx);
@@ -90,12 +96,31 @@ fn add_categories(ctx: Ctx) {
 
 fn commands(ctx: Ctx) -> bool {
     macro_rules! register {
-        ($($command:ty,)*) => { true $(&& create(ctx, <$command>::SPEC, entry::<$command>))* };
+        ($($command:ty,)*) => { true $(&& add(ctx, <$command>::SPEC, entry::<$command>))* };
     }
     let registered = every_command!(register);
     #[cfg(debug_assertions)]
-    let registered = registered && create(ctx, &super::debug::SPEC, super::debug::entry);
+    let registered = registered && add(ctx, &super::debug::SPEC, super::debug::entry);
     registered
+}
+
+fn add(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
+    // The one command that has its name from another module, which may be loaded as well.
+    let borrowed = spec.name == Throttle::SPEC.name;
+    let choice = if borrowed { state().config.cl_throttle } else { "yes" };
+    if choice == "no" {
+        return true;
+    }
+    if create(ctx, spec, entry) {
+        return command_info::describe(ctx, spec);
+    }
+    let name = spec.name.to_ascii_uppercase();
+    if choice == "auto" {
+        notice(ctx, &format!("keyward: the server has a command {name} already; that of Keyward is left out"));
+        return true;
+    }
+    warning(ctx, &format!("keyward: the server has a command {name} already"));
+    false
 }
 
 fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
@@ -110,8 +135,5 @@ fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
         Keys::Counted { .. } => (0, 0, 0),
     };
     // SAFETY: the context of the load, NUL-terminated strings that the server copies, and a function with its signature.
-    let created = ok(unsafe {
-        call!(RedisModule_CreateCommand, ctx, name.as_ptr(), Some(entry), flags.as_ptr(), first, last, step)
-    });
-    created && command_info::describe(ctx, spec)
+    ok(unsafe { call!(RedisModule_CreateCommand, ctx, name.as_ptr(), Some(entry), flags.as_ptr(), first, last, step) })
 }

@@ -1,4 +1,4 @@
-//! RATELIMIT.*
+//! RATELIMIT.*, and CL.THROTTLE
 //!
 //! A limit is written in the call (`limit`); under its key is what was consumed, by algorithm and window (`meter`, `limiter`).
 //! `sliding_window`, `gcra` and `fixed_window` are the algorithms, free of everything else.
@@ -21,6 +21,7 @@ pub mod sliding_window;
 pub mod slot_effects;
 mod slots;
 mod state;
+pub mod throttle_compat;
 mod waiting;
 pub mod window;
 

@@ -24,14 +24,16 @@ pub struct State {
     /// Clients that waited, and that were refused to.
     pub waits: u64,
     pub waits_refused: u64,
-    /// Requests that CHECK admitted.
+    /// Requests that CHECK and CL.THROTTLE admitted.
     pub allowed: u64,
-    /// Requests that CHECK denied.
+    /// Requests that CHECK and CL.THROTTLE denied.
     pub denied: u64,
     /// Keys that RESET removed.
     pub resets: u64,
     /// Limiters that memory pressure removed while something was counted in them, or somebody held a slot: they start afresh.
     pub evicted: u64,
+    /// Nanoseconds: the longest that a limit takes to drain of those that CL.THROTTLE was called with.
+    pub longest_drain: i64,
     /// The limiter or slots that left their name last; the key event that follows tells why.
     unlinked: Option<Unlinked>,
 }

@@ -8,6 +8,7 @@ mod leave;
 mod peek;
 mod refund;
 mod reset;
+mod throttle;
 
 pub use ban::Ban;
 pub use check::Check;
@@ -17,3 +18,4 @@ pub use leave::Leave;
 pub use peek::Peek;
 pub use refund::Refund;
 pub use reset::Reset;
+pub use throttle::Throttle;
