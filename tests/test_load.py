@@ -72,6 +72,7 @@ BAD_SETTINGS = {
     "not a number": ("version-floor-ms", "soon"),
     "out of range": ("version-floor-ms", "-1"),
     "not yes or no": ("save-metadata", "maybe"),
+    "not one of the words": ("cl-throttle", "maybe"),
 }
 
 
