@@ -23,10 +23,12 @@ class BenchServer(servers.Server):
 
     start_timeout = 30.0
 
-    def __init__(self, flavour: str, module: bool, aof: bool = False):
+    def __init__(self, flavour: str, module: bool, aof: bool = False, peer: str | None = None):
+        """`peer`: the library of another module, which a server without ours loads."""
         folder = Path(tempfile.mkdtemp(prefix="keyward-bench-"))
+        loaded = [f"loadmodule {peer}"] if peer and not module else []
         super().__init__(
-            folder, flavour=flavour, module=module, config=[*CONFIG, f"appendonly {'yes' if aof else 'no'}"]
+            folder, flavour=flavour, module=module, config=[*CONFIG, f"appendonly {'yes' if aof else 'no'}", *loaded]
         )
         self._connections: list[Connection] = []
 
@@ -61,8 +63,8 @@ class CountedServer(BenchServer):
 
     start_timeout = 120.0
 
-    def __init__(self, flavour: str, module: bool, aof: bool = False):
-        super().__init__(flavour, module, aof)
+    def __init__(self, flavour: str, module: bool, aof: bool = False, peer: str | None = None):
+        super().__init__(flavour, module, aof, peer)
         out = self.folder / "callgrind.out"
         valgrind = f"valgrind -q --tool=callgrind --instr-atstart=no --callgrind-out-file={out}"
         wrapped, self.binary = self.binary, self.folder / "under-callgrind"

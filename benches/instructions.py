@@ -54,8 +54,8 @@ def ok(reply) -> bool:
 class Laboratory:
     """The counted servers of one run, started when first needed and all holding the fixture."""
 
-    def __init__(self, flavour: str, requests: int, rounds: int, fixture: int):
-        self._flavour, self._rounds = flavour, rounds
+    def __init__(self, flavour: str, requests: int, rounds: int, fixture: int, peer: str | None = None):
+        self._flavour, self._rounds, self._peer = flavour, rounds, peer
         self.requests, self.fixture = requests, fixture
         self._servers: dict[tuple[bool, bool], CountedServer] = {}
         self._connections: dict[tuple[bool, bool], Connection] = {}
@@ -68,9 +68,9 @@ class Laboratory:
     def __exit__(self, *_exc):
         self._running.close()
 
-    def anew(self) -> "Laboratory":
-        """Other servers of the same kind."""
-        return Laboratory(self._flavour, self.requests, self._rounds, self.fixture)
+    def anew(self, peer: str | None = None) -> "Laboratory":
+        """Other servers of the same kind; those without the module have the library `peer` loaded."""
+        return Laboratory(self._flavour, self.requests, self._rounds, self.fixture, peer)
 
     def connection(self, with_module: bool, aof: bool = False) -> Connection:
         self._started(with_module, aof)
@@ -104,7 +104,7 @@ class Laboratory:
     def _started(self, with_module: bool, aof: bool) -> CountedServer:
         which = with_module, aof
         if which not in self._servers:
-            server = self._running.enter_context(CountedServer(self._flavour, with_module, aof))
+            server = self._running.enter_context(CountedServer(self._flavour, with_module, aof, self._peer))
             connection = server.connect()
             self._servers[which], self._connections[which] = server, connection
             entry = settagged if with_module else set_ex
@@ -252,6 +252,33 @@ def rate_limits(lab: Laboratory) -> Iterator[Figure]:
     denied = cost(False, script, b"full", 5, 5, (0).__eq__)
     yield ratio(group, "  usual recipe, sorted set in Lua, allowed / SET", allowed, base, "SET")
     yield ratio(group, "  usual recipe, sorted set in Lua, denied / SET", denied, base, "SET")
+
+
+def throttles(lab: Laboratory, redis_cell: str | None) -> Iterator[Figure]:
+    """CL.THROTTLE on limits with room left and on limits that are full, and the same calls of redis-cell if it is there."""
+    group, base = "throttle", _plain_set(lab)
+    limiters = max(1, min(1000, lab.requests // 10))
+    turns = [n % limiters for n in range(lab.requests)]
+
+    def cost(lab: Laboratory, with_module: bool, kind: bytes, burst: int, limited: int) -> float:
+        def call(turn: int, number: int) -> bytes:
+            return encode("CL.THROTTLE", _limiter(kind, turn, number), burst, 1, TTL)
+
+        def opened(connection: Connection, turn: int) -> None:
+            connection.run(call(turn, n) for n in range(limiters))
+
+        return lab.cost(with_module, lambda turn: [call(turn, n) for n in turns], lambda r: r[0] == limited, opened)
+
+    def both(lab: Laboratory, with_module: bool, name: str) -> Iterator[Figure]:
+        allowed = cost(lab, with_module, b"open", lab.requests, 0)
+        yield ratio(group, f"{name}, allowed / SET", allowed, base, "SET")
+        denied = cost(lab, with_module, b"full", 0, 1)
+        yield ratio(group, f"{name}, denied / SET", denied, base, "SET")
+
+    yield from both(lab, True, "CL.THROTTLE")
+    if redis_cell:
+        with lab.anew(redis_cell) as peers:
+            yield from both(peers, False, "  redis-cell")
 
 
 def _limiter(kind: bytes, turn: int, number: int) -> bytes:

@@ -75,6 +75,22 @@ def limiter_bytes(flavour: str, seconds: int) -> Iterator[Figure]:
         )
 
 
+def throttle_bytes(flavour: str, limiters: int, redis_cell: str | None) -> Iterator[Figure]:
+    """A limit of CL.THROTTLE in use: its key, its string and its expiry."""
+
+    def called(connection: Connection) -> None:
+        calls = [encode("CL.THROTTLE", b"client:%018d" % n, 100, 1, 3600) for n in range(limiters)]
+        for _ in range(2):
+            connection.run(calls, lambda reply: reply[0] == 0)
+
+    how = f"{limiters:,} limits, called twice each; key and name included"
+    with BenchServer(flavour, True) as server:
+        yield Figure("throttle", "limit of CL.THROTTLE", _growth(server.connect(), called) / limiters, "bytes", how)
+    if redis_cell:
+        with BenchServer(flavour, False, peer=redis_cell) as server:
+            yield Figure("throttle", "  redis-cell", _growth(server.connect(), called) / limiters, "bytes", how)
+
+
 def _growth(connection: Connection, fill: Callable[[Connection], None]) -> int:
     before = connection.used_memory()
     fill(connection)

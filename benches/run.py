@@ -7,6 +7,7 @@ python benches/run.py --only lock,plain   some groups
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -23,6 +24,8 @@ from figures import Figure, table
 def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, Callable[[], Iterator[Figure]]]:
     """Every group of figures, in the order of the table. Nothing runs until a group is called."""
     quick, server = args.quick, args.server
+    # The library of redis-cell, which stands there for comparison if it is named.
+    redis_cell = os.environ.get("KEYWARD_REDIS_CELL")
     return {
         "plain": lambda: instructions.plain_commands(lab),
         "cache-get": lambda: instructions.cache_reads(lab),
@@ -34,6 +37,10 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "settagged": lambda: instructions.tagged_writes(lab, aof=False),
         "settagged-aof": lambda: instructions.tagged_writes(lab, aof=True),
         "ratelimit": lambda: instructions.rate_limits(lab),
+        "throttle": lambda: chain(
+            instructions.throttles(lab, redis_cell),
+            memory.throttle_bytes(server, limiters=20_000 if quick else 100_000, redis_cell=redis_cell),
+        ),
         "lock": lambda: instructions.locks(lab),
         "lock-hand-over": lambda: chain(
             lock_hand_over.lock_hand_over(server, clients=20, rounds=2 if quick else 25),
