@@ -2,18 +2,16 @@
 
 use std::mem::size_of;
 
-use serde::{Deserialize, Serialize};
-
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::native::NativeValue;
 use crate::ratelimit::MAX_UNITS;
 use crate::ratelimit::fixed_window::FixedWindow;
-use crate::ratelimit::gcra::{Gcra, Parts};
+use crate::ratelimit::gcra::Gcra;
 use crate::ratelimit::meter::{Algorithm, Meter};
 use crate::ratelimit::reading::Reading;
-use crate::ratelimit::sliding_window::{Entry, SlidingWindow};
-use crate::ratelimit::window::Window;
+use crate::ratelimit::sliding_window::SlidingWindow;
+use crate::ratelimit::stored::Stored;
 use crate::state::State;
 
 /// The type `kw-limit1`. A state is named by its algorithm and its window; the count of a limit is no part of it.
@@ -287,67 +285,6 @@ impl Limiter {
 
     fn find_mut(&mut self, meter: Meter) -> Option<&mut Metered> {
         self.meters.as_mut_slice().iter_mut().find(|state| state.is_of(meter))
-    }
-}
-
-/// A state in a dump. The order of the variants is part of the format.
-#[derive(Serialize, Deserialize)]
-enum Stored<'a> {
-    Sliding { window_ms: u64, tick: u64, units: u64, older: &'a [u8] },
-    Gcra { window_ms: u64, rate: u64, at: u64, units: u64, fraction: u64 },
-    Fixed { window_ms: u64, number: u64, used: u64 },
-    Ban { until: u64 },
-}
-
-impl<'a> From<&'a Metered> for Stored<'a> {
-    fn from(state: &'a Metered) -> Stored<'a> {
-        match state {
-            Metered::Sliding(state) => {
-                let (Entry { tick, units }, window) = (state.newest(), state.window());
-                Stored::Sliding {
-                    window_ms: window.ms().unsigned_abs(),
-                    tick: tick.unsigned_abs(),
-                    units: units.unsigned_abs(),
-                    older: state.older(),
-                }
-            }
-            Metered::Gcra(state) => {
-                let Parts { window, rate, at, units, fraction } = state.parts();
-                let [window_ms, rate, at, units, fraction] =
-                    [window.ms(), rate, at.0, units, fraction].map(i64::unsigned_abs);
-                Stored::Gcra { window_ms, rate, at, units, fraction }
-            }
-            Metered::Fixed(state) => {
-                let (number, used) = state.parts();
-                let [window_ms, number, used] = [state.window().ms(), number, used].map(i64::unsigned_abs);
-                Stored::Fixed { window_ms, number, used }
-            }
-            Metered::Ban(until) => Stored::Ban { until: until.0.unsigned_abs() },
-        }
-    }
-}
-
-impl Stored<'_> {
-    fn state(&self) -> Option<Metered> {
-        let number = |number: u64| i64::try_from(number).ok();
-        let window = |ms: u64| number(ms).and_then(Window::from_ms);
-        Some(match *self {
-            Stored::Sliding { window_ms, tick, units, older } => {
-                let newest = Entry { tick: number(tick)?, units: number(units)? };
-                Metered::Sliding(Box::new(SlidingWindow::from_parts(window(window_ms)?, newest, older)?))
-            }
-            Stored::Gcra { window_ms, rate, at, units, fraction } => Metered::Gcra(Gcra::from_parts(Parts {
-                window: window(window_ms)?,
-                rate: number(rate)?,
-                at: UnixUs(number(at)?),
-                units: number(units)?,
-                fraction: number(fraction)?,
-            })?),
-            Stored::Fixed { window_ms, number: which, used } => {
-                Metered::Fixed(FixedWindow::from_parts(window(window_ms)?, number(which)?, number(used)?)?)
-            }
-            Stored::Ban { until } => Metered::Ban(UnixMs(number(until)?)),
-        })
     }
 }
 

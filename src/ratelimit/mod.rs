@@ -21,6 +21,7 @@ pub mod sliding_window;
 pub mod slot_effects;
 mod slots;
 mod state;
+mod stored;
 pub mod throttle_compat;
 mod waiting;
 pub mod window;
