@@ -44,6 +44,8 @@ pub struct Reading {
     level: i128,
     unit: i128,
     rate: i128,
+    /// Microseconds until the state is forgotten, see [`Gcra::full_at`].
+    forgotten_us: i64,
 }
 
 /// How much stands for one unit.
@@ -85,11 +87,14 @@ impl Gcra {
 
     /// How the bucket stands for one who has it flow off at `rate`. If the clock was set back to before the last charge, nothing
     /// has flowed off.
+    ///
+    /// At a lower rate than that of the last charge it would hold something for longer than the state is kept, so it is empty
+    /// when the state is full at its own rate: who is told to wait longer would be told what does not come true.
     pub fn reading(&self, rate: i64, now: UnixUs) -> Reading {
-        let elapsed = i128::from(moment(now).0 - self.at.0).max(0);
-        let unit = unit(self.window);
-        let level = i128::from(self.units) * unit + i128::from(self.fraction) - elapsed * i128::from(rate);
-        Reading { level: level.max(0), unit, rate: i128::from(rate) }
+        let elapsed = (moment(now).0 - self.at.0).max(0);
+        let forgotten_us = if rate < self.rate { self.us_until_empty() - elapsed } else { i64::MAX };
+        let level = if forgotten_us > 0 { self.level() - i128::from(elapsed) * i128::from(rate) } else { 0 };
+        Reading { level: level.max(0), unit: unit(self.window), rate: i128::from(rate), forgotten_us }
     }
 
     /// Adds `units` (1 or more). False, and nothing changes, if that were more than [`MAX_UNITS`], which no limit allows.
@@ -126,8 +131,17 @@ impl Gcra {
 
     /// When the bucket will be empty, at the rate of the last charge.
     pub fn full_at(&self) -> UnixUs {
-        let reading = self.reading(self.rate, self.at);
-        UnixUs(self.at.0.saturating_add(reading.us_until_at_most(0)).min(LAST_MOMENT_US))
+        UnixUs(self.at.0.saturating_add(self.us_until_empty()).min(LAST_MOMENT_US))
+    }
+
+    /// What stands in it at `at`.
+    fn level(&self) -> i128 {
+        i128::from(self.units) * unit(self.window) + i128::from(self.fraction)
+    }
+
+    /// From `at` on, at the rate of the last charge.
+    fn us_until_empty(&self) -> i64 {
+        narrow(div_up(self.level(), i128::from(self.rate)))
     }
 
     fn set(&mut self, level: i128, rate: i64, now: UnixUs) {
@@ -150,7 +164,7 @@ fn moment(now: UnixUs) -> UnixUs {
 impl Reading {
     /// A bucket in which nothing is.
     pub fn empty(window: Window, rate: i64) -> Reading {
-        Reading { level: 0, unit: unit(window), rate: i128::from(rate) }
+        Reading { level: 0, unit: unit(window), rate: i128::from(rate), forgotten_us: i64::MAX }
     }
 
     /// Units in the bucket, rounded up.
@@ -160,12 +174,9 @@ impl Reading {
 
     /// Milliseconds, rounded up, until the bucket holds no more than `units`; 0 if that is so now.
     pub fn ms_until_used(&self, units: i64) -> i64 {
-        let us = self.us_until_at_most(i128::from(units) * self.unit);
+        let over = (self.level - i128::from(units) * self.unit).max(0);
+        let us = narrow(div_up(over, self.rate)).min(self.forgotten_us);
         us / 1000 + i64::from(us % 1000 > 0)
-    }
-
-    fn us_until_at_most(&self, level: i128) -> i64 {
-        narrow(div_up((self.level - level).max(0), self.rate))
     }
 }
 
@@ -233,6 +244,21 @@ mod tests {
         let quick = Gcra::first(window(1), MAX_UNITS, UnixUs(0), MAX_UNITS);
         assert_eq!(quick.reading(MAX_UNITS, UnixUs(999)).used(), MAX_UNITS / 1000);
         assert_eq!(quick.full_at(), UnixUs(1000));
+    }
+
+    #[test]
+    fn a_lower_rate_sees_nothing_of_what_is_forgotten() {
+        // 20 of 20 a second, looked at with 1 a second: after a second the key is gone.
+        let bucket = Gcra::first(window(1000), 20, UnixUs(0), 20);
+        for (us, used, below_20, empty) in
+            [(0, 20, 1000, 1000), (SECOND / 2, 20, 500, 500), (SECOND - 1, 20, 1, 1), (SECOND, 0, 0, 0)]
+        {
+            let reading = bucket.reading(1, UnixUs(us));
+            let waits = (reading.ms_until_used(19), reading.ms_until_used(0));
+            assert_eq!((reading.used(), waits), (used, (below_20, empty)), "{us}");
+        }
+        assert_eq!(bucket.reading(1, UnixUs(2 * SECOND)).used(), 0);
+        assert_eq!(bucket.reading(40, UnixUs(SECOND / 2)).used(), 0, "and a higher rate has it flow off sooner");
     }
 
     #[test]
