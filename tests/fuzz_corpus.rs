@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 const MUTATIONS: usize = 20_000;
 
 /// Words that get further than random bytes.
-const WORDS: [&[u8]; 24] = [
+const WORDS: [&[u8]; 30] = [
     b"0",
     b"-1",
     b"1",
@@ -40,6 +40,12 @@ const WORDS: [&[u8]; 24] = [
     b"100%",
     b"VERSION",
     b"TOKEN",
+    b"GCRA",
+    b"FIXED",
+    b"BURST",
+    b"RESERVE",
+    b"COST",
+    b"BAN",
     b"\xff\0",
 ];
 

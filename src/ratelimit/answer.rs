@@ -95,7 +95,7 @@ impl Answer {
             allowed: false,
             remaining: 0,
             retry_after_ms: left_ms,
-            next_ms: left_ms,
+            next_ms: if self.remaining > 0 { left_ms } else { self.next_ms.max(left_ms) },
             reset_ms: self.reset_ms.max(left_ms),
             index: -1,
             ..self

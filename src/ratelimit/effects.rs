@@ -36,7 +36,7 @@ impl Effect {
             Effect::Charge { meters, now, units } => limiter.charge(meters, *now, *units)?,
             Effect::SetBack { meters, now } => limiter.set_back(meters, *now),
             Effect::Refund { meters, now, units } => limiter.refund(meters, *now, *units),
-            Effect::Ban { until } => limiter.ban(*until)?,
+            Effect::Ban { until } => limiter.ban(*until),
         }
         let after = limiter.expiry();
         Ok((after != before).then_some(after))

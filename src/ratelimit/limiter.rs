@@ -181,7 +181,7 @@ impl Meters {
 }
 
 impl Limiter {
-    /// States under one key: twice the limits that one call can name.
+    /// States of limits under one key: twice as many as one call can name. A ban has a place of its own.
     pub const MAX_STATES: usize = 16;
 
     /// How the limit with this meter stands; a state that is not there is full.
@@ -191,6 +191,11 @@ impl Limiter {
 
     pub fn states(&self) -> &[Metered] {
         self.meters.as_slice()
+    }
+
+    /// The states but a ban.
+    fn limits(&self) -> impl Iterator<Item = &Metered> {
+        self.states().iter().filter(|state| state.meter().is_some())
     }
 
     /// Until when everything is denied, if that is still to come.
@@ -219,7 +224,7 @@ impl Limiter {
         }
         let named = |state: &Metered| meters.iter().any(|meter| state.is_of(*meter));
         let kept = |state: &Metered| named(state) || now < state.full_at();
-        let others = self.states().iter().filter(|state| kept(state) && !named(state)).count();
+        let others = self.limits().filter(|state| kept(state) && !named(state)).count();
         if others + meters.len() > Limiter::MAX_STATES {
             return Err(Error::TooManyLimits);
         }
@@ -236,23 +241,20 @@ impl Limiter {
         Ok(())
     }
 
-    /// Takes the newest `units` back, as far as there are any.
+    /// Takes the newest `units` back, as far as there are any, and drops the other states that are full.
     pub fn refund(&mut self, meters: &[Meter], now: UnixUs, units: i64) {
-        self.meters.retain(|state| {
-            let meter = meters.iter().find(|meter| state.is_of(**meter));
-            meter.is_none_or(|meter| state.refund(*meter, now, units))
+        self.meters.retain(|state| match meters.iter().find(|meter| state.is_of(**meter)) {
+            Some(meter) => state.refund(*meter, now, units),
+            None => now < state.full_at(),
         });
     }
 
     /// Denies everything until then; instead of an earlier ban, if there is one.
-    pub fn ban(&mut self, until: UnixMs) -> Result<(), Error> {
-        let is_full = self.states().len() >= Limiter::MAX_STATES;
+    pub fn ban(&mut self, until: UnixMs) {
         match self.meters.as_mut_slice().iter_mut().find(|state| matches!(state, Metered::Ban(_))) {
             Some(ban) => *ban = Metered::Ban(until),
-            None if is_full => return Err(Error::TooManyLimits),
             None => self.meters.push(Metered::Ban(until)),
         }
-        Ok(())
     }
 
     /// Is the clock behind the state of one of these meters?
@@ -305,7 +307,7 @@ impl NativeValue for Limiter {
     fn decode(bytes: &[u8]) -> Option<Limiter> {
         let (&number, mut rest) = bytes.split_first()?;
         let mut limiter = Limiter::default();
-        if !(1..=Limiter::MAX_STATES).contains(&usize::from(number)) {
+        if !(1..=Limiter::MAX_STATES + 1).contains(&usize::from(number)) {
             return None;
         }
         for _ in 0..number {
@@ -322,7 +324,8 @@ impl NativeValue for Limiter {
             rest = after;
         }
         // Postcard accepts some numbers in a longer form than it writes.
-        (rest.is_empty() && limiter.encode(&State::default()) == bytes).then_some(limiter)
+        let is_ours = rest.is_empty() && limiter.encode(&State::default()) == bytes;
+        (is_ours && limiter.limits().count() <= Limiter::MAX_STATES).then_some(limiter)
     }
 
     fn memory(&self, _state: &State) -> usize {

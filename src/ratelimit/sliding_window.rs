@@ -161,6 +161,8 @@ impl SlidingWindow {
 
     /// Takes the newest `units` back, as far as they are counted in `tick`. False if nothing is left. O(entries).
     pub fn refund(&mut self, tick: i64, units: i64) -> bool {
+        // First, since it is the newest entry that tells by how much.
+        self.set_back(tick);
         let (used, counted) = self.counted_at(tick);
         let left = used.saturating_sub(units);
         if left <= 0 {
@@ -174,7 +176,6 @@ impl SlidingWindow {
             }
         }
         *self = state;
-        self.set_back(tick);
         true
     }
 

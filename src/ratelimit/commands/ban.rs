@@ -53,9 +53,13 @@ impl Command for Ban {
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, ms } = request;
-        let until = server.now().to_ms().0.checked_add(ms).filter(|until| *until < MOST_MS);
-        let ban = Effect::Ban { until: UnixMs(until.ok_or(Error::InvalidExpire(Self::SPEC.name))?) };
+        let now = server.now().to_ms();
+        let until = now.0.checked_add(ms).filter(|until| *until < MOST_MS);
+        let until = UnixMs(until.ok_or(Error::InvalidExpire(Self::SPEC.name))?);
+        let ban = Effect::Ban { until };
         match server.native::<Limiter>(key)? {
+            // What changes nothing replicates nothing.
+            Some(limiter) if limiter.banned_until(now) == Some(until) => return Ok(Reply::Ok),
             Some(limiter) => {
                 let expiry = ban.apply_to(limiter)?;
                 effects::changed(server, key, false, expiry);
@@ -112,9 +116,34 @@ mod tests {
         for (ban, ms) in [("EX 100", 100_000), ("PX 5", 5), ("EX 7", 7000)] {
             server.call::<Ban>(&format!("b k {ban}")).unwrap();
             assert_eq!(server.key_expiry("k"), Some(UnixMs(server.now.to_ms().0 + ms)));
+            assert_eq!(server.take_replicated().len(), 1);
+            server.call::<Ban>(&format!("b k {ban}")).unwrap();
+            assert!(server.take_replicated().is_empty(), "the same again");
         }
         server.advance_ms(7000);
         assert_eq!(ints(server.call::<Check>("c k 1 EX 1"))[0], 1);
+    }
+
+    #[test]
+    fn a_key_full_of_states_can_be_banned() {
+        let mut server = FakeServer::new();
+        for ms in 1..=16 {
+            server.call::<Check>(&format!("c k 5 PX {ms}000")).unwrap();
+        }
+        assert_eq!(server.call::<Ban>("b k EX 60"), Ok(Reply::Ok));
+        assert_eq!(ints(server.call::<Check>("c k 5 EX 1"))[6], -1);
+        server.advance_ms(60_000);
+        assert_eq!(ints(server.call::<Check>("c k 5 EX 1"))[0], 1);
+    }
+
+    #[test]
+    fn nothing_is_left_when_a_ban_ends_before_a_limit_has_more() {
+        let mut server = FakeServer::new();
+        server.call::<Check>("c k FIXED 1 EX 1000000 COST 1").unwrap();
+        server.call::<Ban>("b k EX 1").unwrap();
+        let banned = ints(server.call::<Check>("c k FIXED 1 EX 1000000"));
+        assert_eq!((banned[3], banned[4]), (1000, banned[5]));
+        assert!(banned[4] > 1000, "{banned:?}");
     }
 
     #[test]
