@@ -60,6 +60,7 @@ class Number(NamedTuple):
 
 LEASE = Number(60_000, (0, -1, 2**63 - 1))
 UNITS = Number(3, (0, -1, 10**12 + 1, 2**63 - 1))
+RESERVE = (Option("RESERVE"), Number(1, (-1, 10**12 + 1, 2**63 - 1)))
 TAG_COUNT = Number(2, (0, -1, 1, 3, 65, 2**63 - 1))
 VERSION = Number(5, (-1, -(2**63)))
 TAG_1, TAG_2 = Bounded("tag:1", 512), Bounded("tag:2", 512)
@@ -97,6 +98,15 @@ LOAD_MS = Number(5000, (0, -1, 60_001, 2**63 - 1))
 TAGS = (Option("TAGS"), TAG_COUNT, TAG_1, TAG_2)
 PX = (Option("PX"), LEASE)
 GRACE = (Option("GRACE"), Number(10, (-1, 2**63 - 1)))
+# One limit of each algorithm, with all that it takes.
+LIMITS = (
+    *(Option("SLIDING"), UNITS, *PX, *RESERVE),
+    *(Option("GCRA"), UNITS, Option("EX"), Number(60, (0, -1, 10**9 + 1)), Option("BURST"), UNITS, *RESERVE),
+    *(Option("FIXED"), UNITS, *PX),
+    *(Option("COST"), Number(1, UNITS.refused)),
+)
+# Nothing of a limit may stand behind the cost, and nothing twice.
+AFTER_LIMITS = (("COST", 1), ("RESERVE", 1), ("BURST", 1), (3, "EX", 9), ("GCRA", 3, "EX", 9))
 
 EXAMPLES: dict[str, Example] = {
     "CACHE.SET": Example(
@@ -201,15 +211,21 @@ EXAMPLES: dict[str, Example] = {
     "LOCK.INFO": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots"), writes=False),
     "LOCK.FORCE": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots")),
     "RATELIMIT.CHECK": Example(
-        (Key("limiter"), Option("SLIDING"), UNITS, *PX, Option("COST"), Number(1, UNITS.refused)),
-        once=(("COST", 1),),
+        (Key("limiter"), *LIMITS),
+        once=AFTER_LIMITS,
         refuses=("plain", "list", "lock", "slots"),
     ),
     "RATELIMIT.PEEK": Example(
-        (Key("limiter"), Option("SLIDING"), UNITS, *PX, Option("COST"), Number(1, UNITS.refused)),
-        once=(("COST", 1),),
+        (Key("limiter"), *LIMITS),
+        once=(*AFTER_LIMITS, ("WAIT", 1)),
         refuses=("plain", "list", "lock", "slots"),
         writes=False,
+    ),
+    "RATELIMIT.REFUND": Example(
+        (Key("limiter"), *LIMITS), once=(*AFTER_LIMITS, ("WAIT", 1)), refuses=("plain", "list", "lock", "slots")
+    ),
+    "RATELIMIT.BAN": Example(
+        (Key("limiter"), *PX), once=(("PX", 1), ("EX", 1)), refuses=("plain", "list", "lock", "slots"), deny_oom=True
     ),
     "RATELIMIT.ENTER": Example(
         (Key("slots"), ID, Option("LIMIT"), Number(3, (0, -1, 1_000_001)), *PX, Option("SESSION")),

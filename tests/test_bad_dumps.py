@@ -42,7 +42,11 @@ def dumps(raw):
         raw.call("RATELIMIT.CHECK", "windows", 10**12, "EX", 5000 + seconds, "COST", 10**11 + seconds)
     for number in range(40):
         raw.call("RATELIMIT.ENTER", "crowd", b"\x00\xff" * number + b"x", "LIMIT", 100, "EX", 5000 + number)
-    return {key: raw.call("DUMP", key) for key in ("lock", "long", "limiter", "many", "windows", "slots", "crowd")}
+    limits = ("GCRA", 10**12, "EX", 5000, "FIXED", 10**12, "EX", 10**9, 10, "EX", 5000)
+    raw.call("RATELIMIT.CHECK", "every", *limits, "COST", 7)
+    raw.call("RATELIMIT.BAN", "every", "EX", 5000)
+    keys = ("lock", "long", "limiter", "many", "windows", "every", "slots", "crowd")
+    return {key: raw.call("DUMP", key) for key in keys}
 
 
 def test_the_checksum_is_the_servers(raw):
@@ -72,6 +76,9 @@ def use(raw, key):
         ("RATELIMIT.INFO", key),
         ("RATELIMIT.PEEK", key, 10, "EX", 5000, "COST", 3),
         ("RATELIMIT.CHECK", key, 10**12, "EX", 5000, "COST", 3),
+        ("RATELIMIT.PEEK", key, "GCRA", 5, "EX", 5000, "FIXED", 7, "EX", 10**9, "RESERVE", 1),
+        ("RATELIMIT.REFUND", key, "GCRA", 5, "EX", 5000, "FIXED", 7, "EX", 10**9, "COST", 2),
+        ("RATELIMIT.BAN", key, "PX", 1),
         ("RATELIMIT.ENTER", key, "ann", "LIMIT", 1000, "EX", 5000),
         ("RATELIMIT.LEAVE", key, "ann"),
         ("MEMORY", "USAGE", key),

@@ -302,9 +302,16 @@ def test_when_memory_is_full_what_adds_data_is_refused_and_nothing_else(full, co
 
 # KEYWARD.APPLY: its arguments come from a link or a file, and from users who may call it
 
+# Before 1970 counts as 1970, so no number that is one is refused in its place.
+MOMENT = 1_750_000_000_000_001
 EFFECTS = {
-    "CHARGE": ("limiter", "SLIDING", 60_000, 1_750_000_000_000_000, 1),
-    "SETBACK": ("limiter", "SLIDING", 5_000_000, 1_750_000_000_000_000),
+    "CHARGE": ("limiter", "SLIDING", 60_000, MOMENT, 1),
+    "CHARGE several": ("limiter", "GCRA", 60_000, 3, "FIXED", 60_000, "SLIDING", 60_000, MOMENT, 1),
+    "SETBACK": ("limiter", "SLIDING", 5_000_000, MOMENT),
+    "SETBACK several": ("limiter", "FIXED", 5_000_000, "SLIDING", 5_000_000, MOMENT),
+    "REFUND": ("limiter", "SLIDING", 5_000_000, MOMENT, 1),
+    "REFUND several": ("limiter", "SLIDING", 5_000_000, "GCRA", 5_000_000, 7, MOMENT, 1),
+    "BAN": ("limiter", 4_000_000_000_000),
     "LOCK": ("lock", "ann", 1_750_000_000_000_000, 4_000_000_000_000, 1),
     "RESERVE": (1_750_000_000_000_000,),
     "PUTBACK": ("lock", 1_750_000_000_000_000),
@@ -319,17 +326,36 @@ EFFECTS = {
 
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_malformed_effects(server, raw, effect):
-    words = EFFECTS[effect]
-    calls = [("KEYWARD.APPLY", effect, *words[:count]) for count in range(len(words))]
-    if effect != "RETIRE":  # which ends in a list
-        calls.append(("KEYWARD.APPLY", effect, *words, MARKER))
+    name, words = effect.split()[0], EFFECTS[effect]
+    calls = [("KEYWARD.APPLY", name, *words[:count]) for count in range(len(words))]
+    if name != "RETIRE":  # which ends in a list
+        calls.append(("KEYWARD.APPLY", name, *words, MARKER))
     for at, word in enumerate(words):
         if isinstance(word, int):
-            # A moment before 1970 counts as 1970.
-            is_moment = effect in ("CHARGE", "SETBACK") and at == 3
-            for bad in (*NO_INTEGERS, 2**63, *(() if is_moment else (-1, -(2**63)))):
-                calls.append(("KEYWARD.APPLY", effect, *words[:at], bad, *words[at + 1 :]))
+            for bad in (*NO_INTEGERS, 2**63, *(() if word == MOMENT else (-1, -(2**63)))):
+                calls.append(("KEYWARD.APPLY", name, *words[:at], bad, *words[at + 1 :]))
     assert_refused(server, raw, calls)
+
+
+@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "REFUND"])
+def test_effects_of_limiters_with_meters_that_are_none(server, raw, effect):
+    units = () if effect == "SETBACK" else (1,)
+    meters = [
+        (),
+        ("SLIDING",),
+        ("GCRA", 60_000),
+        ("BURST", 60_000),
+        ("GCRA", 60_000, 10**12 + 1),
+        ("FIXED", 0),
+        ("SLIDING", 10**12 + 1),
+        ("SLIDING", 60_000, "SLIDING", 60_000),
+        ("GCRA", 60_000, 3, "FIXED", 60_000, "GCRA", 60_000, 4),
+        [word for ms in range(9) for word in ("FIXED", 60_000 + ms)],
+    ]
+    assert_refused(server, raw, [("KEYWARD.APPLY", effect, "limiter", *meter, MOMENT, *units) for meter in meters])
+    if effect != "CHARGE":
+        # There is nothing to set back or to give back where there is no limiter.
+        assert_refused(server, raw, [("KEYWARD.APPLY", effect, "none", "SLIDING", 60_000, MOMENT, *units)])
 
 
 def test_effects_that_are_none(server, raw):
@@ -338,10 +364,10 @@ def test_effects_that_are_none(server, raw):
 
 
 @pytest.mark.parametrize("kind", ["plain", "list", "another of ours"])
-@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "LOCK", "PUTBACK", "FORGET", "ENTER", "LEFT"])
+@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "REFUND", "BAN", "LOCK", "PUTBACK", "FORGET", "ENTER", "LEFT"])
 def test_effects_on_keys_of_another_type(server, raw, effect, kind):
     if kind == "another of ours":
-        kind = "lock" if effect in ("CHARGE", "SETBACK") else "limiter"
+        kind = "lock" if EFFECTS[effect][0] == "limiter" else "limiter"
     before = see_world(raw)
     reply = raw.call("KEYWARD.APPLY", effect, kind, *EFFECTS[effect][1:])
     # PUTBACK and FORGET of what is something else by now have nothing to do.
@@ -368,7 +394,7 @@ def test_values_that_are_none(server, raw, type_name):
 POOL = [
     *(key.encode() for key in ("string", "plain", "list", "lock", "limiter", "slots", "new", "new:2", "none")),
     *(b"%d" % number for number in (0, -1, 1, 2, 3, 5, 10, 1000, 60_000, 10**12, 2**53, 2**63 - 1, 2**63)),
-    *b"EX PX EXAT PXAT TAGS JITTER VERSION NX XX TOKEN REENTRANT SLIDING COST LIMIT SESSION CURSOR COUNT 10% ann bob tag:1 tag:2".split(),
+    *b"EX PX EXAT PXAT TAGS JITTER VERSION NX XX TOKEN REENTRANT SLIDING GCRA FIXED BURST RESERVE COST LIMIT SESSION CURSOR COUNT 10% ann bob tag:1 tag:2".split(),
     *(b"", b"\x00", b"\xff\xff", b"+1", b"01", b"x" * 600),
 ]
 PLAIN = [

@@ -1,6 +1,7 @@
 """What servers and clients are told of the commands, the settings and the metrics: the same that the
 pages under docs/ say."""
 
+import math
 import os
 import pty
 import re
@@ -187,22 +188,24 @@ def test_the_arity_is_that_of_the_syntax(raw, command):
     arguments = [fields(argument) for argument in told(raw, command)[b"arguments"]]
     arity = info(raw, command)["arity"]
 
-    def fewest(argument):
+    def words(argument):
+        """The fewest and the most."""
         flags = texts(argument.get(b"flags", ()))
-        if "optional" in flags:
-            return 0
-        token = 1 if b"token" in argument and argument[b"type"] != b"pure-token" else 0
-        parts = [fewest(fields(part)) for part in argument.get(b"arguments", [])]
+        parts = [words(fields(part)) for part in argument.get(b"arguments", [])]
         match argument[b"type"]:
             case b"oneof":
-                return token + min(parts)
+                least, most = min(part[0] for part in parts), max(part[1] for part in parts)
             case b"block":
-                return token + sum(parts)
-        return token + 1
+                least, most = (sum(sizes) for sizes in zip(*parts, strict=True))
+            case _:
+                least = most = 1
+        if b"token" in argument and argument[b"type"] != b"pure-token":
+            least, most = least + 1, most + 1
+        return 0 if "optional" in flags else least, math.inf if "multiple" in flags else most
 
-    elastic = any(texts(argument.get(b"flags", ())) or argument.get(b"arguments") for argument in arguments)
-    assert abs(arity) == 1 + sum(map(fewest, arguments))
-    assert (arity < 0) == elastic
+    least, most = (1 + sum(sizes) for sizes in zip(*map(words, arguments), strict=True))
+    assert abs(arity) == least
+    assert (arity < 0) == (least < most)
 
 
 @every_command

@@ -1,29 +1,9 @@
-"""RATELIMIT.* with one sliding limit: what it admits, what it answers, how long it says to wait."""
-
-import time
+"""RATELIMIT.* with one sliding limit: what it admits, what it answers, what the key is. Also what all of them refuse."""
 
 import pytest
+from ratelimits import MINUTE, TICKS, check, info, peek, used
 from raw_client import ErrorReply, RawClient, fields
 from servers import eventually
-
-MINUTE = ("PX", 60_000)
-# One entry leaves with its whole tick, which is 1/256 of the window: so much later than exact.
-TICKS = 256
-
-
-def check(client, count, *rest, key="limiter", command="RATELIMIT.CHECK"):
-    return client.execute_command(command, key, count, *rest)
-
-
-def peek(client, count, *rest, key="limiter"):
-    return check(client, count, *rest, key=key, command="RATELIMIT.PEEK")
-
-
-def used(client, key="limiter"):
-    """window_ms -> units counted."""
-    limits = fields(client.execute_command("RATELIMIT.INFO", key))[b"limits"]
-    return {told[b"window_ms"]: told[b"used"] for told in map(fields, limits)}
-
 
 # Replies
 
@@ -37,15 +17,16 @@ def test_checks_are_allowed_up_to_the_limit_and_then_denied(client):
         allowed, limit, remaining, retry_after, next_ms, reset_ms, index = check(client, 3, *MINUTE)
         assert (allowed, limit, remaining, index) == (0, 3, 0, 0)
         assert 1 <= retry_after <= next_ms <= reset_ms
-    assert used(client) == {60_000: 3}, "what is denied costs nothing"
+    assert used(client) == {("sliding", 60_000): 3}, "what is denied costs nothing"
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-@pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK"])
-def test_the_reply_is_seven_integers_in_both_protocols(server, protocol, command):
+@pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK", "RATELIMIT.REFUND"])
+@pytest.mark.parametrize("limits", [(1, *MINUTE), ("GCRA", 1, *MINUTE, "FIXED", 1, *MINUTE)], ids=["one", "two"])
+def test_the_reply_is_seven_integers_in_both_protocols(server, protocol, command, limits):
     with RawClient(server, protocol) as raw:
         for _ in range(2):
-            reply = raw.call(command, "limiter", 1, *MINUTE)
+            reply = raw.call(command, "limiter", *limits, "COST", 1)
             assert isinstance(reply, list)
             assert [type(item) for item in reply] == [int] * 7
 
@@ -54,20 +35,20 @@ def test_sliding_is_the_default_and_words_are_read_in_any_case(client):
     assert check(client, "SLIDING", 5, *MINUTE)[2] == 4
     assert check(client, "sliding", 5, "ex", 60)[2] == 3
     assert check(client, 5, "Px", 60_000, "cost", 2)[2] == 1
-    assert used(client) == {60_000: 4}
+    assert used(client) == {("sliding", 60_000): 4}
 
 
 def test_ex_and_px_name_the_same_window(client):
     check(client, 5, "EX", 60)
     assert check(client, 5, "PX", 60_000)[2] == 3
-    assert used(client) == {60_000: 2}
+    assert used(client) == {("sliding", 60_000): 2}
 
 
 def test_cost_takes_several_units_or_none(client):
     assert check(client, 10, *MINUTE, "COST", 7)[:3] == [1, 10, 3]
     assert check(client, 10, *MINUTE, "COST", 4)[:3] == [0, 10, 3]
     assert check(client, 10, *MINUTE, "COST", 3)[:3] == [1, 10, 0]
-    assert used(client) == {60_000: 10}
+    assert used(client) == {("sliding", 60_000): 10}
 
 
 def test_a_cost_that_never_fits_is_denied_with_minus_one(client):
@@ -83,7 +64,7 @@ def test_a_trillion_units(client):
     most = 10**12
     assert check(client, most, *MINUTE, "COST", most)[:4] == [1, most, 0, 0]
     assert check(client, most, *MINUTE)[0] == 0
-    assert used(client) == {60_000: most}
+    assert used(client) == {("sliding", 60_000): most}
 
 
 def test_requests_in_one_instant_are_distinct(client):
@@ -127,7 +108,7 @@ def test_a_new_count_keeps_what_was_consumed(client):
     assert (allowed, limit, remaining) == (0, 3, 0), "never below 0"
     assert retry_after >= 1
     assert check(client, 3, *MINUTE, "COST", 4)[:4] == [0, 3, 0, -1]
-    assert used(client) == {60_000: 8}
+    assert used(client) == {("sliding", 60_000): 8}
 
 
 def test_windows_of_one_key_are_separate(client):
@@ -135,7 +116,7 @@ def test_windows_of_one_key_are_separate(client):
     assert check(client, 1, "EX", 3600)[0] == 1
     assert check(client, 1, *MINUTE)[0] == 0
     assert check(client, 2, "EX", 3600)[0] == 1
-    assert used(client) == {60_000: 1, 3_600_000: 2}
+    assert used(client) == {("sliding", 60_000): 1, ("sliding", 3_600_000): 2}
 
 
 def test_a_key_holds_sixteen_windows_at_once(server):
@@ -148,85 +129,6 @@ def test_a_key_holds_sixteen_windows_at_once(server):
         assert reply.startswith("ERR ")
         assert raw.call("DUMP", "limiter") == before
         assert raw.call("RATELIMIT.CHECK", "limiter", 10, "EX", 100)[0] == 1
-
-
-# Time, by really waiting
-
-
-def test_retry_after_is_kept_to_the_millisecond(client):
-    """PEEK denies while a wait is left and allows when it is over, by the server's own clock, which the
-    same transaction reads before and after. Whole milliseconds were told, so one may be missing."""
-    question = (3, "PX", 250)
-
-    def look(charges=0):
-        pipeline = client.pipeline(transaction=True)
-        for _ in range(charges):
-            check(pipeline, *question)
-        pipeline.time()
-        peek(pipeline, *question)
-        pipeline.time()
-        before, reply, after = pipeline.execute()[charges:]
-        return *((seconds * 1000 + us / 1000) for seconds, us in (before, after)), reply
-
-    before, after, (allowed, _, _, retry_after, *_) = look(charges=3)
-    assert allowed == 0
-    earliest, latest = before + retry_after - 1, after + retry_after + 1
-    while not allowed:
-        before, after, (allowed, _, _, retry_after, *_) = look()
-        if allowed:
-            assert after >= earliest, "allowed before the wait was over"
-        else:
-            assert before <= latest, "denied although the wait is over"
-            assert earliest <= after + retry_after, "told a shorter wait than before"
-            assert before + retry_after <= latest + 1, "told a longer wait than before"
-    assert check(client, *question)[0] == 1
-
-
-def test_next_and_reset_are_kept(client):
-    check(client, 5, "PX", 600, "COST", 2)
-    first = peek(client, 5, "PX", 600)
-    eventually(lambda: peek(client, 5, "PX", 600)[4] < first[4] - 150)
-    check(client, 5, "PX", 600)
-    _, _, remaining, _, next_ms, reset_ms, _ = peek(client, 5, "PX", 600)
-    assert remaining == 2
-    assert 0 < next_ms < reset_ms <= 600 + 600 / TICKS + 2
-    begun = time.monotonic()
-    eventually(lambda: peek(client, 5, "PX", 600)[2] == 4)
-    assert time.monotonic() - begun >= (next_ms - 2) / 1000, "remaining grew before it was told"
-    assert peek(client, 5, "PX", 600)[4] <= reset_ms
-    eventually(lambda: peek(client, 5, "PX", 600)[2] == 5)
-    assert time.monotonic() - begun >= (reset_ms - 2) / 1000, "full before it was told"
-    assert peek(client, 5, "PX", 600) == [1, 5, 5, 0, 0, 0, 0]
-
-
-def test_no_window_ever_admits_more_than_the_limit(client):
-    """Hammered for several windows. Admissions are timed by the server between two readings of its
-    clock, so a span that is shorter than the window for sure must not hold more than the limit."""
-    limit, window = 20, 100
-    admitted = []
-    end = time.monotonic() + 0.6
-    while time.monotonic() < end:
-        pipeline = client.pipeline(transaction=True)
-        pipeline.time()
-        for _ in range(5):
-            check(pipeline, limit, "PX", window)
-        pipeline.time()
-        before, *replies, after = pipeline.execute()
-        allowed = sum(reply[0] for reply in replies)
-        admitted += [(before[0] * 1_000_000 + before[1], after[0] * 1_000_000 + after[1])] * allowed
-    assert len(admitted) > 2 * limit, "and it goes on admitting"
-    for first, last in zip(admitted, admitted[limit:], strict=False):
-        assert last[1] - first[0] >= window * 1000
-
-
-def test_denied_requests_do_not_put_off_the_next_allowed_one(client):
-    """A client at ten times the rate gets what it is due."""
-    admitted = 0
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        admitted += check(client, 2, "PX", 50)[0]
-    # Of 20 that a client with perfect timing gets; 2 if what is denied were counted.
-    assert admitted >= 6
 
 
 # The key
@@ -263,7 +165,7 @@ def test_a_limiter_of_a_thousand_a_minute_takes_less_than_a_kilobyte_and_a_half(
     pipeline.execute()
     if windows == 2:
         check(client, 1000, "EX", 1)
-    assert used(client)[60_000] >= 990
+    assert used(client)["sliding", 60_000] >= 990
     assert client.memory_usage("limiter") < 1536
 
 
@@ -320,20 +222,25 @@ def test_reset_of_a_key_of_another_type_does_nothing_at_all(server):
 # INFO
 
 
-def test_info_tells_each_window(client, protocol):
+def test_info_tells_each_state_and_a_ban(client, protocol):
     reply = client.execute_command("RATELIMIT.INFO", "limiter")
     assert isinstance(reply, list if protocol == 2 else dict)
-    assert fields(reply) == {b"limits": []}
-    check(client, 10, *MINUTE, "COST", 4)
+    assert fields(reply) == {b"limits": [], b"banned_ms": 0}
+    check(client, 10, *MINUTE, "GCRA", 6, *MINUTE, "BURST", 9, "FIXED", 10, "EX", 86_400 * 365, "COST", 4)
     check(client, 10, "EX", 3600)
-    limits = [fields(told) for told in fields(client.execute_command("RATELIMIT.INFO", "limiter"))[b"limits"]]
-    assert [list(told) for told in limits] == [[b"algorithm", b"window_ms", b"used", b"next_ms", b"reset_ms"]] * 2
-    assert {(told[b"algorithm"], told[b"window_ms"], told[b"used"]) for told in limits} == {
-        (b"sliding", 60_000, 4),
-        (b"sliding", 3_600_000, 1),
+    client.execute_command("RATELIMIT.BAN", "limiter", "EX", 100)
+    told = info(client)
+    assert 99_000 < told[b"banned_ms"] <= 100_000
+    limits = [fields(limit) for limit in told[b"limits"]]
+    assert [list(limit) for limit in limits] == [[b"algorithm", b"window_ms", b"used", b"next_ms", b"reset_ms"]] * 4
+    assert used(client) == {
+        ("sliding", 60_000): 4,
+        ("gcra", 60_000): 4,
+        ("fixed", 86_400_000 * 365): 4,
+        ("sliding", 3_600_000): 1,
     }
-    for told in limits:
-        assert 0 < told[b"next_ms"] <= told[b"reset_ms"] <= told[b"window_ms"] * (1 + 1 / TICKS) + 2
+    for limit in limits:
+        assert 0 < limit[b"next_ms"] <= limit[b"reset_ms"] <= limit[b"window_ms"] * (1 + 1 / TICKS) + 2
 
 
 # Errors
@@ -341,7 +248,15 @@ def test_info_tells_each_window(client, protocol):
 
 @pytest.mark.parametrize(
     "command",
-    [("RATELIMIT.CHECK", 5, *MINUTE), ("RATELIMIT.PEEK", 5, *MINUTE), ("RATELIMIT.RESET",), ("RATELIMIT.INFO",)],
+    [
+        ("RATELIMIT.CHECK", 5, *MINUTE),
+        ("RATELIMIT.PEEK", 5, *MINUTE),
+        ("RATELIMIT.REFUND", 5, *MINUTE, "COST", 1),
+        ("RATELIMIT.BAN", "EX", 60),
+        ("RATELIMIT.RESET",),
+        ("RATELIMIT.INFO",),
+    ],
+    ids=lambda command: command[0],
 )
 @pytest.mark.parametrize("kind", ["string", "hash", "lock"])
 def test_a_key_of_another_type_is_refused_and_left_alone(server, command, kind):
@@ -367,12 +282,26 @@ NOT_AN_INTEGER = "ERR value is not an integer or out of range"
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ((5, "PX", 1000, "COST"), SYNTAX),
         ((5, "PX", 1000, "COST", 1, "COST", 1), SYNTAX),
         ((5, "PX", 1000, "NONSENSE"), SYNTAX),
         ((5, "PXAT", 1000), SYNTAX),
-        (("SLIDING", "SLIDING", 5, "PX", 1000), "ERR"),
-        ((5, "PX", 1000, 5, "PX", 1000), SYNTAX),
+        (("SLIDING", "SLIDING", 5, "PX", 1000), SYNTAX),
+        ((5, "PX", 1000, 5, "EX", 1), SYNTAX),
+        (("GCRA", 5, "PX", 1000, "GCRA", 6, "PX", 1000, "BURST", 7), SYNTAX),
+        ((5, "PX", 1000, "BURST", 5), SYNTAX),
+        (("FIXED", 5, "PX", 1000, "BURST", 5), SYNTAX),
+        (("GCRA", 5, "PX", 1000, "BURST", 5, "BURST", 5), SYNTAX),
+        ((5, "PX", 1000, "RESERVE", 1, "RESERVE", 1), SYNTAX),
+        ((5, "PX", 1000, "COST", 1, 5, "PX", 2000), SYNTAX),
+        ((5, "PX", 1000, "COST", 1, "RESERVE", 1), SYNTAX),
+        ((5, "PX", 1000, "TOKENBUCKET", 5, "PX", 1000), SYNTAX),
+        ([word for ms in range(1, 10) for word in (5, "PX", ms)], "ERR a call can name at most 8 limits"),
+        (("GCRA", 5, "PX", 1000, "BURST", 0), "ERR BURST must be an integer from 1 to 1000000000000"),
+        (("GCRA", 5, "PX", 1000, "BURST", 10**12 + 1), "ERR BURST must be an integer from 1 to 1000000000000"),
+        (("GCRA", 5, "PX", 1000, "BURST", "5.5"), NOT_AN_INTEGER),
+        ((5, "PX", 1000, "RESERVE", -1), "ERR RESERVE must be an integer from 0 to 1000000000000"),
+        ((5, "PX", 1000, "RESERVE", 10**12 + 1), "ERR RESERVE must be an integer from 0 to 1000000000000"),
+        ((5, "PX", 1000, "FIXED", 0, "PX", 1000), "ERR count must be an integer from 1 to 1000000000000"),
         (("+5", "PX", 1000), NOT_AN_INTEGER),
         (("05", "PX", 1000), NOT_AN_INTEGER),
         ((" 5", "PX", 1000), NOT_AN_INTEGER),
@@ -392,12 +321,43 @@ NOT_AN_INTEGER = "ERR value is not an integer or out of range"
     ],
     ids=str,
 )
-@pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK"])
+@pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK", "RATELIMIT.REFUND"])
 def test_bad_arguments_are_refused_by_name(server, command, words, error):
     with RawClient(server) as raw:
+        if command == "RATELIMIT.REFUND" and "COST" not in words:
+            words = (*words, "COST", 1)
         reply = raw.call(command, "limiter", *words)
         assert isinstance(reply, ErrorReply)
-        assert reply == error.format(command.lower()) if error != "ERR" else reply.startswith("ERR ")
+        assert reply == error.format(command.lower())
+        assert raw.call("EXISTS", "limiter") == 0
+
+
+@pytest.mark.parametrize("words", [(5, "PX", 1000, "COST"), ("GCRA", 5, "PX", 1000, "BURST")], ids=str)
+@pytest.mark.parametrize("command", ["RATELIMIT.CHECK", "RATELIMIT.PEEK"])
+def test_an_option_without_its_value_is_refused(server, command, words):
+    with RawClient(server) as raw:
+        assert raw.call(command, "limiter", *words) == SYNTAX
+        assert raw.call("EXISTS", "limiter") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("EX", 1, "x"), "ERR wrong number of arguments for '{}' command"),
+        (("PXAT", 1), SYNTAX),
+        (("EX", "1.5"), NOT_AN_INTEGER),
+        (("EX", 0), "ERR invalid expire time in '{}' command"),
+        (("PX", -1), "ERR invalid expire time in '{}' command"),
+        (("PX", 2**63 - 1), "ERR invalid expire time in '{}' command"),
+        (("EX", 2**63 // 1000), "ERR invalid expire time in '{}' command"),
+    ],
+    ids=str,
+)
+def test_bad_bans_are_refused_by_name(server, words, error):
+    with RawClient(server) as raw:
+        reply = raw.call("RATELIMIT.BAN", "limiter", *words)
+        assert isinstance(reply, ErrorReply)
+        assert reply.lower() == error.format("ratelimit.ban").lower()
         assert raw.call("EXISTS", "limiter") == 0
 
 
@@ -418,14 +378,20 @@ def test_when_memory_is_full_known_limiters_go_on_and_new_ones_are_refused(make_
         assert reply.startswith("OOM ")
         assert raw.call("EXISTS", "new") == 0
         assert raw.call("RATELIMIT.PEEK", "new", 3, *MINUTE)[0] == 1
+        for key in ("limiter", "new"):
+            assert raw.call("RATELIMIT.BAN", key, "EX", 60).startswith("OOM ")
+        assert raw.call("RATELIMIT.REFUND", "limiter", 3, *MINUTE, "COST", 1)[2] == 1
+        assert raw.call("RATELIMIT.CHECK", "limiter", "GCRA", 3, *MINUTE)[0] == 1
         assert raw.call("RATELIMIT.RESET", "limiter") == 1
 
 
 def test_evictions_of_limiters_that_were_not_full_are_counted(make_server):
     server = make_server(config=["maxmemory-policy allkeys-random", "maxmemory-eviction-tenacity 100"])
     client = server.client()
-    for number in range(10):
+    for number in range(8):
         check(client, 3, *MINUTE, key=f"limiter:{number}")
+    check(client, "GCRA", 3, *MINUTE, "FIXED", 3, "EX", 86_400 * 365, key="several")
+    client.execute_command("RATELIMIT.BAN", "banned", "EX", 100)
     with RawClient(server) as raw:
         raw.pipeline([("CONFIG", "SET", "maxmemory", 1), ("SET", "x", "y"), ("CONFIG", "SET", "maxmemory", 0)])
     assert client.dbsize() == 0

@@ -2,15 +2,14 @@
 
 import pytest
 from propagation import ReplicationStream, aof_commands
+from ratelimits import ban, check, clock_us, info, peek, refund
 from servers import eventually
 
-# Long windows: nothing leaves while a test looks.
+# Long windows: nothing leaves while a test looks. Fixed ones of some years do not turn.
 DAY = ("EX", 86_400)
 HOUR = ("EX", 3600)
-
-
-def check(client, count, *rest, key="limiter"):
-    return client.execute_command("RATELIMIT.CHECK", key, count, *rest)
+YEARS = ("EX", 10**9)
+SEVERAL = (1000, *DAY, "GCRA", 900, *DAY, "BURST", 800, "FIXED", 700, *YEARS)
 
 
 def without_transaction(commands):
@@ -18,20 +17,25 @@ def without_transaction(commands):
 
 
 def fill(client, keys=("limiter", b"\x00\xff")):
-    """Limiters with several windows, entries in several ticks (of a short window), and large costs."""
+    """Limiters with several states of every algorithm, entries in several ticks (of a short window), large costs, refunds,
+    and a ban on the last."""
     for key in keys:
         for number in range(20):
             check(client, 1000, *DAY, key=key)
             check(client, 10**12, *HOUR, "COST", 10**10 + number, key=key)
+            check(client, "GCRA", 10**12 - 1, *YEARS, "FIXED", 10**12, *YEARS, "COST", 10**9 + number, key=key)
+        refund(client, 10**12, *HOUR, "GCRA", 10**12 - 1, *YEARS, "FIXED", 10**12, *YEARS, "COST", 10**9, key=key)
+    client.execute_command("RATELIMIT.BAN", "banned", "EX", 5000)
     return keys
 
 
 def seen(client, keys):
     """All that a client can see of limiters, but for waits, which shrink while one looks."""
     out = {}
-    for key in keys:
-        peeks = [client.execute_command("RATELIMIT.PEEK", key, 1000, *window) for window in (DAY, HOUR)]
-        out[key] = ([reply[:3] for reply in peeks], client.execute_command("PEXPIRETIME", key), client.dump(key))
+    for key in (*keys, "banned"):
+        limits = [(1000, *DAY), (10**12, *HOUR), ("FIXED", 10**12, *YEARS)]
+        peeks = [peek(client, *limit, key=key)[:3] for limit in limits]
+        out[key] = (peeks, client.execute_command("PEXPIRETIME", key), client.dump(key))
     return out
 
 
@@ -51,10 +55,88 @@ def test_an_allowed_check_is_one_effect_with_its_moment(make_server):
         assert len(stream.read()) == 1
 
 
-def test_ten_thousand_denials_propagate_not_a_byte(make_server):
+def test_several_limits_are_one_effect(make_server):
+    server = make_server()
+    client = server.client()
+    with ReplicationStream(server) as stream:
+        check(client, *SEVERAL, "COST", 7)
+        (effect,) = stream.read()
+        assert effect[:3] == [b"KEYWARD.APPLY", b"CHARGE", b"limiter"]
+        meters = b"SLIDING 86400000 GCRA 86400000 900 FIXED 1000000000000"
+        assert effect[3:-2] == meters.split()
+        assert effect[-1] == b"7"
+
+
+def test_a_refund_is_one_effect_if_there_is_something_to_give_back(make_server):
+    server = make_server()
+    client = server.client()
+    with ReplicationStream(server) as stream:
+        refund(client, *SEVERAL, "COST", 5, key="none")
+        check(client, *SEVERAL[:3], "COST", 7)
+        stream.read()
+        before = client.time()
+        refund(client, *SEVERAL[:7], "COST", 5)
+        (effect,) = stream.read()
+        after = client.time()
+        assert effect[:-2] == [b"KEYWARD.APPLY", b"REFUND", b"limiter", *b"SLIDING 86400000 GCRA 86400000 900".split()]
+        assert clock_us(before) <= int(effect[-2]) <= clock_us(after)
+        assert effect[-1] == b"5"
+        refund(client, *SEVERAL[:3], "COST", 5)
+        assert len(stream.read()) == 1
+        assert client.exists("limiter") == 0
+        refund(client, *SEVERAL[:3], "COST", 5)
+        assert stream.read() == []
+
+
+def test_a_ban_is_one_effect_with_its_end(make_server):
+    server = make_server()
+    client = server.client()
+    with ReplicationStream(server) as stream:
+        before = clock_us(client.time()) // 1000
+        ban(client, "EX", 60, key=b"k\x00\xff")
+        (effect,) = stream.read()
+        after = clock_us(client.time()) // 1000
+        assert effect[:3] == [b"KEYWARD.APPLY", b"BAN", b"k\x00\xff"]
+        assert before + 60_000 <= int(effect[3]) <= after + 60_000
+
+
+def test_a_denial_tells_of_a_clock_that_was_set_back_and_does_so_once(make_server):
+    """What the clock before a failover has charged lies ahead of this one's."""
+    server, replica = make_server(), make_server()
+    replica.replicate_from(server).wait_until_synced()
+    client = server.client()
+    ahead = clock_us(client.time()) + 86_400_000_000
+    meters = ("SLIDING", 60_000, "GCRA", 60_000, 3, "FIXED", 60_000)
+    client.execute_command("KEYWARD.APPLY", "CHARGE", "limiter", *meters, ahead, 3)
+    limits = (3, "EX", 60, "GCRA", 3, "EX", 60, "FIXED", 3, "EX", 60)
+    with ReplicationStream(server) as stream:
+        before = client.time()
+        retry_after = check(client, *limits)[3]
+        after = client.time()
+        assert 1 <= retry_after <= 60_000 * 257 / 256 + 1, "and not a day"
+        (effect,) = stream.read()
+        assert effect[:3] == [b"KEYWARD.APPLY", b"SETBACK", b"limiter"]
+        assert effect[3:-1] == [str(word).encode() for word in meters]
+        assert clock_us(before) <= int(effect[-1]) <= clock_us(after)
+        assert check(client, *limits)[0] == 0
+        assert stream.read() == []
+    assert client.pttl("limiter") <= 60_000 * 257 / 256 + 1
+    replica.wait_until_synced()
+    assert replica.client().dump("limiter") == client.dump("limiter")
+    assert replica.client().execute_command("PEXPIRETIME", "limiter") == client.execute_command(
+        "PEXPIRETIME", "limiter"
+    )
+
+
+@pytest.mark.parametrize("denier", ["sliding", "several", "ban"])
+def test_ten_thousand_denials_propagate_not_a_byte(make_server, denier):
     server = make_server(config=["appendonly yes"])
     client = server.client()
-    check(client, 1, *DAY)
+    limits = (1, *DAY, "GCRA", 5, *DAY, "FIXED", 5, *YEARS) if denier == "several" else (1, *DAY)
+    if denier == "ban":
+        ban(client, "EX", 5000)
+    else:
+        check(client, *limits)
     aof = server.folder / "appendonlydir"
 
     def written():
@@ -64,7 +146,7 @@ def test_ten_thousand_denials_propagate_not_a_byte(make_server):
         offset, size = server.info("replication")["master_repl_offset"], written()
         pipeline = client.pipeline(transaction=False)
         for _ in range(10_000):
-            check(pipeline, 1, *DAY)
+            check(pipeline, *limits)
         assert not any(reply[0] for reply in pipeline.execute())
         assert stream.read() == []
         assert server.info("replication")["master_repl_offset"] == offset
@@ -76,13 +158,16 @@ def test_what_changes_nothing_propagates_nothing(make_server):
     client = server.client()
     check(client, 5, *DAY, "COST", 4)
     with ReplicationStream(server) as stream:
-        client.execute_command("RATELIMIT.PEEK", "limiter", 5, *DAY)
-        client.execute_command("RATELIMIT.PEEK", "none", 5, *DAY)
-        client.execute_command("RATELIMIT.INFO", "limiter")
+        peek(client, 5, *DAY)
+        peek(client, *SEVERAL, key="none")
+        info(client)
         client.execute_command("RATELIMIT.RESET", "none")
+        refund(client, 5, *HOUR, "COST", 1)
+        refund(client, 5, *DAY, "COST", 1, key="none")
         check(client, 5, *DAY, "COST", 2)
         check(client, 5, *DAY, "COST", 6)
         check(client, 5, *DAY, "COST", 6, key="none")
+        check(client, 5, *DAY, "GCRA", 10, *HOUR, "COST", 2)
         assert stream.read() == []
 
 
@@ -141,8 +226,13 @@ def test_a_replica_reads_and_does_not_check(make_server):
     check(primary.client(), 1, *DAY)
     replica.wait_until_synced()
     copy = replica.client()
-    assert copy.execute_command("RATELIMIT.PEEK", "limiter", 1, *DAY)[0] == 0
-    for command in (("RATELIMIT.CHECK", "limiter", 1, *DAY), ("RATELIMIT.RESET", "limiter")):
+    assert peek(copy, 1, *DAY)[0] == 0
+    for command in (
+        ("RATELIMIT.CHECK", "limiter", 1, *DAY),
+        ("RATELIMIT.REFUND", "limiter", 1, *DAY, "COST", 1),
+        ("RATELIMIT.BAN", "limiter", "EX", 60),
+        ("RATELIMIT.RESET", "limiter"),
+    ):
         with pytest.raises(Exception, match="read only replica"):
             copy.execute_command(*command)
 
@@ -208,7 +298,7 @@ def test_a_limiter_is_the_same_under_another_name(make_server, way):
             there.restore("there", client.execute_command("PEXPIRETIME", key), client.dump(key), absttl=True)
     assert seen(there, ["there"])["there"] == before
     check(there, 1000, *DAY, key="there")
-    assert there.execute_command("RATELIMIT.PEEK", "there", 1000, *DAY)[2] == 1000 - 21
+    assert peek(there, 1000, *DAY, key="there")[2] == 1000 - 21
     if way != "rename":
         assert seen(client, [key])[key] == before, "the copy is one of its own"
 
