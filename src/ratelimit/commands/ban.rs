@@ -6,6 +6,7 @@ use crate::commands::Command;
 use crate::error::Error;
 use crate::ratelimit::effects::{self, Effect};
 use crate::ratelimit::limiter::Limiter;
+use crate::ratelimit::waiting;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
@@ -71,6 +72,8 @@ impl Command for Ban {
             }
         }
         ban.replicate(key, server);
+        // It may end earlier than the one before it.
+        waiting::serve(server, key);
         Ok(Reply::Ok)
     }
 }
@@ -122,6 +125,17 @@ mod tests {
         }
         server.advance_ms(7000);
         assert_eq!(ints(server.call::<Check>("c k 1 EX 1"))[0], 1);
+    }
+
+    #[test]
+    fn a_ban_that_ends_earlier_lets_those_who_wait_in_earlier() {
+        let mut server = FakeServer::new();
+        server.call::<Ban>("b k EX 100").unwrap();
+        assert_eq!(server.call::<Check>("c k 1 EX 60 WAIT 0"), Ok(Reply::Later));
+        for (ban, ms) in [("EX 200", 200_000), ("PX 5", 5)] {
+            server.call::<Ban>(&format!("b k {ban}")).unwrap();
+            assert_eq!(server.state.ratelimit.next_deadline(), Some(server.now.to_ms().plus(ms)));
+        }
     }
 
     #[test]
