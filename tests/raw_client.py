@@ -53,7 +53,10 @@ class RawClient:
 
     def is_answered(self) -> bool:
         """Has anything arrived that was not read yet?"""
-        return bool(select.select([self._socket], [], [], 0)[0])
+        # Not select(), which knows no descriptor above 1023.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def read(self) -> object:
         line = self._file.readline()
