@@ -1,8 +1,10 @@
 """Eviction does not free a held lock: the module still knows it, and puts its key back."""
 
+import socket
+
 import pytest
 import redis
-from locks import acquire, acquire_many, all_valid, evict_everything, make_evicting, validate
+from locks import Waiters, acquire, acquire_many, all_valid, evict_everything, make_evicting, validate
 from raw_client import ErrorReply
 from servers import eventually
 from tag_view import metric
@@ -215,3 +217,132 @@ def test_a_full_sync_carries_locks_that_are_evicted(make_server):
     replica.wait_until_synced()
     assert copy.exists(*locks) == len(locks)
     assert metric(replica, "lock_limbo") == 0
+
+
+# Several holders, and those who wait
+
+
+def test_readers_permits_and_locks_that_were_taken_together(make_server):
+    server, replica = make_evicting(make_server), make_server()
+    replica.replicate_from(server).wait_until_synced()
+    with Waiters(server) as waiters, Waiters(replica) as copy:
+        readers = [waiters.acquire(name, "SHARED", key="readers") for name in ("ann", "bob")]
+        waiters.acquire("ann", "PERMITS", 2, key="semaphore")
+        together = waiters.call("LOCK.MACQUIRE", 2, "a", "b", "ann", "PX", 60_000)
+        size, *valid, joined, full, again, extended, released, ran = evict_everything(
+            server,
+            ("DBSIZE",),
+            *(("LOCK.VALIDATE", "readers", token) for token in readers),
+            ("LOCK.ACQUIRE", "readers", "cy", "PX", 60_000, "SHARED"),
+            ("LOCK.ACQUIRE", "semaphore", "bob", "PX", 60_000, "PERMITS", 3),
+            ("LOCK.MACQUIRE", 2, "a", "b", "ann", "PX", 600_000),
+            ("LOCK.EXTEND", "semaphore", "ann", "PX", 600_000),
+            ("LOCK.MRELEASE", 2, "a", "readers", "ann"),
+            ("LOCK.EXEC", "b", together, "SET", "k", "v"),
+        )
+        assert (size, valid, full) == (0, [1, 1], "ERR permits mismatch (is 2)")
+        assert joined > together == again
+        assert (extended, released, ran) == (1, 2, "OK")
+        eventually(lambda: waiters.metric("limbo") == 0)
+        assert waiters.owners("readers") == ["bob", "cy"]
+        assert (waiters.owners("semaphore"), waiters.owners("a"), waiters.owners("b")) == (["ann"], [], ["ann"])
+        assert waiters.call("PTTL", "b") > 60_000
+        replica.wait_until_synced()
+        assert copy.metric("limbo") == 0
+        assert copy.call("DEBUG", "DIGEST") == waiters.call("DEBUG", "DIGEST")
+
+
+def test_who_waits_for_an_evicted_lock_waits_on(make_server):
+    server = make_evicting(make_server)
+    with Waiters(server) as waiters:
+        waiters.acquire("ann")
+        bob, cy = waiters.wait("bob"), waiters.wait("cy")
+        evict_everything(server)
+        eventually(lambda: waiters.call("EXISTS", "lock") == 1)
+        assert not bob.is_answered()
+        (released,) = evict_everything(server, ("LOCK.RELEASE", "lock", "ann"))
+        assert released == 1
+        token = bob.read()
+        eventually(lambda: waiters.call("LOCK.VALIDATE", "lock", token) == 1 and waiters.call("EXISTS", "lock") == 1)
+        evict_everything(server, ("FLUSHALL",))
+        assert cy.read() > token
+
+
+def test_an_evicted_lock_wakes_those_who_wait_when_its_lease_ends(make_server):
+    server = make_evicting(make_server)
+    with Waiters(server) as waiters:
+        waiters.acquire("ann", px=500)
+        one = waiters.acquire("ann", "PERMITS", 2, key="semaphore", px=500)
+        waiters.acquire("bob", "PERMITS", 2, key="semaphore")
+        first = waiters.wait("cy")
+        second = waiters.wait("cy", "PERMITS", 2, key="semaphore")
+        third = waiters.wait_for_all(["lock", "semaphore"], "dan")
+        evict_everything(server)
+        assert first.read() > one
+        assert second.read() > one
+        assert waiters.owners("semaphore") == ["bob", "cy"]
+        assert not third.is_answered()
+
+
+def test_an_evicted_lock_that_is_written_over_tells_those_who_wait(make_server):
+    server = make_evicting(make_server)
+    with Waiters(server) as waiters:
+        for key in ("lock", "other"):
+            waiters.acquire("ann", key=key)
+        clients = [waiters.wait("bob"), waiters.wait("bob", key="other")]
+        evict_everything(server, ("SET", "lock", "value"), ("RPUSH", "list", "x"), ("RENAME", "list", "other"))
+        for client in clients:
+            assert str(client.read()).startswith("WRONGTYPE ")
+        assert waiters.metric("limbo") == 0
+
+
+def test_nothing_is_copied_of_an_evicted_lock(make_server):
+    server = make_evicting(make_server)
+    with Waiters(server) as waiters:
+        waiters.acquire("ann")
+        copied, renamed, expired = evict_everything(
+            server, ("COPY", "lock", "copy"), ("RENAME", "lock", "there"), ("PEXPIRE", "lock", 1)
+        )
+        assert (copied, renamed, expired) == (0, "ERR no such key", 0)
+        eventually(lambda: waiters.call("EXISTS", "lock") == 1)
+        assert waiters.owners() == ["ann"]
+
+
+# Tokens
+
+
+def fill(server, first, count):
+    """So many plain keys, numbered from the first on; how many the server took."""
+    value = b"x" * 100
+    taken = 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        replies = connection.makefile("rb")
+        for begin in range(first, first + count, 10_000):
+            keys = range(begin, begin + 10_000)
+            parts = (b"*3\r\n$3\r\nSET\r\n$14\r\nfill:%09d\r\n$100\r\n%b\r\n" % (key, value) for key in keys)
+            connection.sendall(b"".join(parts))
+            taken += sum(replies.readline() == b"+OK\r\n" for _ in keys)
+    return taken
+
+
+def test_tokens_grow_and_locks_hold_while_a_million_keys_push_each_other_out(make_server):
+    server = make_server(config=["maxmemory-policy allkeys-lru"])
+    with Waiters(server) as waiters:
+        waiters.call("CONFIG", "SET", "maxmemory", server.info("memory")["used_memory"] + 20_000_000)
+        tokens, held = [], {}
+        for batch in range(10):
+            held[f"held:{batch}"] = waiters.acquire("ann", key=f"held:{batch}", px=6_000_000)
+            tokens += [held[f"held:{batch}"], waiters.acquire("ann", key="passed on")]
+            client = waiters.wait("bob", key="passed on")
+            assert fill(server, batch * 100_000, 100_000) == 100_000
+            waiters.release("ann", key="passed on")
+            tokens.append(client.read())
+            waiters.release("bob", key="passed on")
+            client.close()
+        assert server.info("stats")["evicted_keys"] > 800_000
+        assert tokens == sorted(set(tokens))
+        assert waiters.metric("evictions_undone") > 0, "locks were evicted, too"
+        assert all(waiters.call("LOCK.VALIDATE", key, token) == 1 for key, token in held.items())
+        waiters.call("CONFIG", "SET", "maxmemory", 0)
+        eventually(lambda: waiters.call("EXISTS", *held) == len(held))
+        assert waiters.acquire("bob", key="new") > tokens[-1]
