@@ -225,7 +225,7 @@ def test_reset_of_a_key_of_another_type_does_nothing_at_all(server):
 def test_info_tells_each_state_and_a_ban(client, protocol):
     reply = client.execute_command("RATELIMIT.INFO", "limiter")
     assert isinstance(reply, list if protocol == 2 else dict)
-    assert fields(reply) == {b"limits": [], b"banned_ms": 0}
+    assert fields(reply) == {b"limits": [], b"banned_ms": 0, b"waiters": []}
     check(client, 10, *MINUTE, "GCRA", 6, *MINUTE, "BURST", 9, "FIXED", 10, "EX", 86_400 * 365, "COST", 4)
     check(client, 10, "EX", 3600)
     client.execute_command("RATELIMIT.BAN", "limiter", "EX", 100)
