@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
-from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +23,6 @@ from raw_client import Connection, encode
 RECIPES = Path(__file__).parent / "recipes"
 VALUE = b"v" * 100
 TTL = 3600
-MINUTE_US = 60_000_000
 IDLE_SECONDS = 5
 SEEDS = 5
 
@@ -133,7 +131,7 @@ def plain_commands(lab: Laboratory) -> Iterator[Figure]:
     for _ in range(SEEDS):
         with lab.anew() as pair:
             for with_module in (True, False):
-                set_[with_module].append(pair.cost(with_module, lambda _: sets, ok, _sent(sets)))
+                set_[with_module].append(pair.cost(with_module, lambda _: sets, ok, sent(sets)))
                 get[with_module].append(pair.cost(with_module, lambda _: gets, VALUE.__eq__))
                 background[with_module].append(pair.background(with_module))
     where = f"the same without the module; {lab.fixture:,} tagged keys in place"
@@ -146,7 +144,7 @@ def plain_commands(lab: Laboratory) -> Iterator[Figure]:
 def cache_reads(lab: Laboratory) -> Iterator[Figure]:
     group, keys = "cache-get", [b"plain:%019d" % n for n in range(lab.requests)]
 
-    written = _sent([encode("SET", k, VALUE) for k in keys])
+    written = sent([encode("SET", k, VALUE) for k in keys])
     get = lab.cost(False, lambda _: [encode("GET", k) for k in keys], VALUE.__eq__, written)
     cache_get = lab.cost(True, lambda _: [encode("CACHE.GET", k) for k in keys], VALUE.__eq__, written)
     yield ratio(group, "CACHE.GET of a plain value / GET", cache_get, get, "GET", 1.25)
@@ -162,13 +160,13 @@ def fetches(lab: Laboratory) -> Iterator[Figure]:
     def is_hit(reply) -> bool:
         return reply == [b"HIT", VALUE, None]
 
-    written = _sent([encode("SET", k, VALUE) for k in keys])
+    written = sent([encode("SET", k, VALUE) for k in keys])
     get = lab.cost(False, lambda _: [encode("GET", k) for k in keys], VALUE.__eq__, written)
     fetch = [encode("CACHE.FETCH", k) for k in keys]
     yield ratio(
         group, "FETCH of a plain value / GET", lab.cost(True, lambda _: fetch, is_hit, written), get, "GET", 1.4
     )
-    graced = _sent([encode("CACHE.SET", k, VALUE, "EX", TTL, "GRACE", TTL) for k in keys])
+    graced = sent([encode("CACHE.SET", k, VALUE, "EX", TTL, "GRACE", TTL) for k in keys])
     yield ratio(
         group, "FETCH of a value with a grace / GET", lab.cost(True, lambda _: fetch, is_hit, graced), get, "GET"
     )
@@ -223,70 +221,8 @@ def _tagged_write_recipes(lab, aof, group, suffix, fresh, removed, base) -> Iter
     yield ratio(group, f"  usual recipe, Lua{suffix} / SET EX", cost, base, "SET ... EX")
 
 
-def rate_limits(lab: Laboratory) -> Iterator[Figure]:
-    """Many limiters of 100 per minute with room left, and of 5 per minute that are full. All exist before counting starts."""
-    group, base = "ratelimit", _plain_set(lab)
-    limiters = max(1, min(1000, lab.requests // 10))
-    turns = [n % limiters for n in range(lab.requests)]
-
-    def check(kind: bytes, limit: int, turn: int, number: int) -> bytes:
-        return encode("RATELIMIT.CHECK", _limiter(kind, turn, number), limit, "EX", 60)
-
-    sha = lab.connection(False).call("SCRIPT", "LOAD", (RECIPES / "sliding_window.lua").read_bytes())
-    members = count()
-
-    def script(kind: bytes, limit: int, turn: int, number: int) -> bytes:
-        return encode("EVALSHA", sha, 1, _limiter(kind, turn, number), limit, MINUTE_US, b"request:%d" % next(members))
-
-    def cost(with_module: bool, request: Callable, kind: bytes, limit: int, used: int, good: Callable) -> float:
-        def opened(connection: Connection, turn: int) -> None:
-            connection.run(request(kind, limit, turn, n) for n in range(limiters) for _ in range(used))
-
-        return lab.cost(with_module, lambda turn: [request(kind, limit, turn, n) for n in turns], good, opened)
-
-    allowed = cost(True, check, b"open", 100, 1, lambda reply: reply[0] == 1)
-    denied = cost(True, check, b"full", 5, 5, lambda reply: reply[0] == 0)
-    yield ratio(group, "RATELIMIT.CHECK SLIDING, allowed / SET", allowed, base, "SET", 2.0)
-    yield ratio(group, "RATELIMIT.CHECK SLIDING, denied / SET", denied, base, "SET", 1.2)
-    allowed = cost(False, script, b"open", 100, 1, (1).__eq__)
-    denied = cost(False, script, b"full", 5, 5, (0).__eq__)
-    yield ratio(group, "  usual recipe, sorted set in Lua, allowed / SET", allowed, base, "SET")
-    yield ratio(group, "  usual recipe, sorted set in Lua, denied / SET", denied, base, "SET")
-
-
-def throttles(lab: Laboratory, redis_cell: str | None) -> Iterator[Figure]:
-    """CL.THROTTLE on limits with room left and on limits that are full, and the same calls of redis-cell if it is there."""
-    group, base = "throttle", _plain_set(lab)
-    limiters = max(1, min(1000, lab.requests // 10))
-    turns = [n % limiters for n in range(lab.requests)]
-
-    def cost(lab: Laboratory, with_module: bool, kind: bytes, burst: int, limited: int) -> float:
-        def call(turn: int, number: int) -> bytes:
-            return encode("CL.THROTTLE", _limiter(kind, turn, number), burst, 1, TTL)
-
-        def opened(connection: Connection, turn: int) -> None:
-            connection.run(call(turn, n) for n in range(limiters))
-
-        return lab.cost(with_module, lambda turn: [call(turn, n) for n in turns], lambda r: r[0] == limited, opened)
-
-    def both(lab: Laboratory, with_module: bool, name: str) -> Iterator[Figure]:
-        allowed = cost(lab, with_module, b"open", lab.requests, 0)
-        yield ratio(group, f"{name}, allowed / SET", allowed, base, "SET")
-        denied = cost(lab, with_module, b"full", 0, 1)
-        yield ratio(group, f"{name}, denied / SET", denied, base, "SET")
-
-    yield from both(lab, True, "CL.THROTTLE")
-    if redis_cell:
-        with lab.anew(redis_cell) as peers:
-            yield from both(peers, False, "  redis-cell")
-
-
-def _limiter(kind: bytes, turn: int, number: int) -> bytes:
-    return b"limit:%s:%d:%012d" % (kind, turn, number)
-
-
 def locks(lab: Laboratory) -> Iterator[Figure]:
-    group, owner, base = "lock", b"worker-1:0123456789abcdef", _plain_set(lab)
+    group, owner, base = "lock", b"worker-1:0123456789abcdef", plain_set(lab)
     names = [b"lock:%020d" % n for n in range(lab.requests)]
 
     def pair(lock: bytes) -> list[bytes]:
@@ -307,11 +243,12 @@ def locks(lab: Laboratory) -> Iterator[Figure]:
 
 
 @cache
-def _plain_set(lab: Laboratory) -> float:
+def plain_set(lab: Laboratory) -> float:
+    """What SET costs, overwriting a value."""
     requests = [encode("SET", b"plain:%019d" % n, VALUE) for n in range(lab.requests)]
-    return lab.cost(False, lambda _: requests, ok, _sent(requests))
+    return lab.cost(False, lambda _: requests, ok, sent(requests))
 
 
-def _sent(requests: list[bytes]) -> Callable[[Connection, int], None]:
+def sent(requests: list[bytes]) -> Callable[[Connection, int], None]:
     """A preparation: the same requests once before they are counted, so that they find their keys there."""
     return lambda connection, _turn: connection.load(requests)

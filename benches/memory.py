@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from bench_server import BenchServer
 from figures import Figure
-from instructions import MINUTE_US, RECIPES, TTL, VALUE, key, set_ex
+from instructions import RECIPES, TTL, VALUE, key, set_ex
 from raw_client import Connection, encode
 
 
@@ -43,36 +43,63 @@ def entry_bytes(flavour: str, entries: int) -> Iterator[Figure]:
 
 
 def limiter_bytes(flavour: str, seconds: int) -> Iterator[Figure]:
-    """A limiter that has seen 1000 requests, spread over its whole window, so that every tick holds some."""
-    limiters, requests = 200, 1000
+    """What one limiter takes, key and name included."""
+    many = 12_000
+    yield _limiter(flavour, True, "limiter, GCRA of 100", many, _asked("GCRA", many), 160)
+    yield _limiter(flavour, True, "limiter, FIXED of 100", many, _asked("FIXED", many))
+    yield _limiter(
+        flavour, False, "  usual recipe, GCRA in Lua", many, _scripted("gcra.lua", many, 1, 10_000_000_000, 100)
+    )
+    few = 200
+    for limit, bound in ((100, None), (1000, 1536)):
+        spread = _in_steady_use(few, limit, seconds)
+        how = f"each asked {2 * limit:,} times, evenly for two windows of {seconds} s"
+        yield _limiter(flavour, True, f"limiter, SLIDING of {limit}", few, spread, bound, how)
+    for limit in (100, 1000):
+        log = _scripted("sliding_window.lua", few, limit, limit, 3_600_000_000)
+        yield _limiter(flavour, False, f"  usual recipe, sorted set of {limit}", few, log, how=f"{limit} members each")
 
-    def spread(connection: Connection) -> None:
-        checks = [encode("RATELIMIT.CHECK", b"client:%018d" % n, requests, "EX", seconds) for n in range(limiters)]
+
+def _limiter(flavour, module, name, limiters, fill, bound=None, how="each asked once") -> Figure:
+    with BenchServer(flavour, module) as server:
+        size = _growth(server.connect(), fill) / limiters
+    return Figure("limiter-bytes", name, size, "bytes", f"{limiters:,} limiters, {how}; key and name included", bound)
+
+
+def _client(number: int) -> bytes:
+    return b"client:%018d" % number
+
+
+def _asked(algorithm: str, limiters: int) -> Callable[[Connection], None]:
+    checks = [encode("RATELIMIT.CHECK", _client(n), algorithm, 100, "EX", 1_000_000) for n in range(limiters)]
+
+    def fill(connection: Connection) -> None:
+        connection.run(checks, lambda reply: reply[0] == 1)
+
+    return fill
+
+
+def _in_steady_use(limiters: int, limit: int, seconds: int) -> Callable[[Connection], None]:
+    """At the rate of the limit, so that every tick holds some and old ones leave; some few are denied."""
+    checks = [encode("RATELIMIT.CHECK", _client(n), limit, "EX", seconds) for n in range(limiters)]
+
+    def fill(connection: Connection) -> None:
         start = time.monotonic()
-        for turn in range(requests):
-            # The window is real time; the last request must come before the first one leaves it.
-            time.sleep(max(0.0, start + turn * seconds * 0.95 / requests - time.monotonic()))
-            connection.run(checks, lambda reply: reply[0] == 1)
+        for turn in range(2 * limit):
+            time.sleep(max(0.0, start + turn * seconds / limit - time.monotonic()))
+            connection.run(checks, depth=limiters)
 
-    def sorted_set(connection: Connection) -> None:
-        sha = connection.call("SCRIPT", "LOAD", (RECIPES / "sliding_window.lua").read_bytes())
+    return fill
+
+
+def _scripted(recipe: str, limiters: int, requests: int, *arguments: int) -> Callable[[Connection], None]:
+    def fill(connection: Connection) -> None:
+        sha = connection.call("SCRIPT", "LOAD", (RECIPES / recipe).read_bytes())
         for n in range(limiters):
-            name = b"client:%018d" % n
-            connection.run(
-                (encode("EVALSHA", sha, 1, name, requests, MINUTE_US, f"request:{i}") for i in range(requests)),
-                (1).__eq__,
-            )
+            asked = [encode("EVALSHA", sha, 1, _client(n), *arguments, f"request:{i}") for i in range(requests)]
+            connection.run(asked, (1).__eq__)
 
-    how = f"{limiters} limiters, 1000 requests each over {seconds} s; key and name included"
-    with BenchServer(flavour, True) as server:
-        yield Figure(
-            "limiter-bytes", "limiter of 1000", _growth(server.connect(), spread) / limiters, "bytes", how, 1536
-        )
-    with BenchServer(flavour, False) as server:
-        size = _growth(server.connect(), sorted_set) / limiters
-        yield Figure(
-            "limiter-bytes", "  usual recipe, sorted set", size, "bytes", f"{limiters} limiters, 1000 requests each"
-        )
+    return fill
 
 
 def throttle_bytes(flavour: str, limiters: int, redis_cell: str | None) -> Iterator[Figure]:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 import instructions
+import limit_accuracy
 import lock_hand_over
 import memory
+import rate_limits
 import stalls
 import stampede
 from bench_server import servers
@@ -36,9 +38,10 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         ),
         "settagged": lambda: instructions.tagged_writes(lab, aof=False),
         "settagged-aof": lambda: instructions.tagged_writes(lab, aof=True),
-        "ratelimit": lambda: instructions.rate_limits(lab),
+        "ratelimit": lambda: rate_limits.rate_limits(lab),
+        "accuracy": limit_accuracy.accuracy,
         "throttle": lambda: chain(
-            instructions.throttles(lab, redis_cell),
+            rate_limits.throttles(lab, redis_cell),
             memory.throttle_bytes(server, limiters=20_000 if quick else 100_000, redis_cell=redis_cell),
         ),
         "lock": lambda: instructions.locks(lab),
@@ -46,7 +49,7 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
             lock_hand_over.lock_hand_over(server, clients=20, rounds=2 if quick else 25),
             lock_hand_over.lock_session(server, rounds=3 if quick else 25),
         ),
-        "limiter-bytes": lambda: memory.limiter_bytes(server, seconds=6 if quick else 60),
+        "limiter-bytes": lambda: memory.limiter_bytes(server, seconds=3 if quick else 30),
         "entry-bytes": lambda: memory.entry_bytes(server, entries=50_000 if quick else 200_000),
         "invalidate": lambda: stalls.invalidate_tag(
             server, keys=100_000 if quick else 1_000_000, rounds=1 if quick else 3
