@@ -11,6 +11,7 @@ use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
+use crate::writebehind::Handle;
 
 pub struct Apply;
 
@@ -51,6 +52,7 @@ impl Command for Apply {
                 .or_else(|| crate::lock::effects::apply(effect, &mut args, server))
                 .or_else(|| crate::ratelimit::effects::apply(effect, &mut args, server))
                 .or_else(|| crate::ratelimit::slot_effects::apply(effect, &mut args, server))
+                .or_else(|| crate::writebehind::effects::apply(effect, &mut args, server))
                 .ok_or(Error::BadEffect)??;
         }
         server.replicate_verbatim();
@@ -67,6 +69,7 @@ fn value<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
         name if name == Lock::TYPE_NAME.as_bytes() => put::<Lock, S>(server, key, bytes),
         name if name == Limiter::TYPE_NAME.as_bytes() => put::<Limiter, S>(server, key, bytes),
         name if name == Slots::TYPE_NAME.as_bytes() => put::<Slots, S>(server, key, bytes),
+        name if name == Handle::TYPE_NAME.as_bytes() => put::<Handle, S>(server, key, bytes),
         _ => Err(Error::BadEffect),
     }
 }

@@ -63,6 +63,17 @@ macro_rules! every_command {
             $crate::ratelimit::commands::Ban,
             $crate::ratelimit::commands::Info,
             $crate::ratelimit::commands::Throttle,
+            $crate::writebehind::commands::Set,
+            $crate::writebehind::commands::Increment,
+            $crate::writebehind::commands::Delete,
+            $crate::writebehind::commands::Claim,
+            $crate::writebehind::commands::Ack,
+            $crate::writebehind::commands::Nack,
+            $crate::writebehind::commands::Config,
+            $crate::writebehind::commands::Info,
+            $crate::writebehind::commands::Dead,
+            $crate::writebehind::commands::Requeue,
+            $crate::writebehind::commands::DropDead,
             $crate::apply::Apply,
         }
     };

@@ -44,6 +44,10 @@ pub enum Error {
     ZeroRate,
     /// What, and the range it has to be in.
     OutOfRange(&'static str, &'static str),
+    QueueFull,
+    QueueIsKey,
+    WorkerLength,
+    Overflow,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
 }
@@ -95,6 +99,10 @@ impl fmt::Display for Error {
             Error::IdLength => f.write_str("ERR id must be 1 to 512 bytes"),
             Error::ZeroRate => f.write_str("ERR zero rates are not supported: count and period must be 1 or more"),
             Error::OutOfRange(what, range) => write!(f, "ERR {what} out of range ({range})"),
+            Error::QueueFull => f.write_str("WBFULL write-behind queue is full"),
+            Error::QueueIsKey => f.write_str("ERR queue and key must be different keys"),
+            Error::WorkerLength => f.write_str("ERR worker must be 1 to 1024 bytes"),
+            Error::Overflow => f.write_str("ERR increment or decrement would overflow"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }
     }

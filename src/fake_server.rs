@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::{CStr, CString};
 
 use crate::args::{Arg, Args};
 use crate::clock::{UnixMs, UnixUs};
@@ -14,6 +15,7 @@ use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
 use crate::server::{Expiry, Permission, Server, StringValue, Waiter, Word};
 use crate::state::{Aftermath, KeyEvent, State};
+use crate::writebehind::Handle;
 
 pub enum Value {
     String(Vec<u8>),
@@ -55,6 +57,8 @@ pub struct FakeServer {
     pub waiting: BTreeMap<Waiter, Reply<'static>>,
     /// Answers to those who waited, in order.
     pub answers: Vec<(Waiter, Reply<'static>)>,
+    /// Notifications of the module's own, with their keys.
+    pub announced: Vec<(CString, Vec<u8>)>,
     /// Commands that were run by `execute`.
     pub executed: Vec<Vec<Vec<u8>>>,
     argv: Vec<Vec<u8>>,
@@ -119,8 +123,12 @@ impl FakeServer {
     /// A key event in the selected database, as the host would pass it on.
     pub fn event(&mut self, event: KeyEvent, key: &[u8]) {
         let after = self.state.key_event(event, self.db, key, self.now.to_ms(), self.replayed);
-        if let Aftermath::Forget { token } = after {
+        let Aftermath { forget_lock, forget_queue, .. } = after;
+        if let Some(token) = forget_lock {
             crate::lock::effects::propagate_forget(self, key, token);
+        }
+        if let Some(token) = forget_queue {
+            crate::writebehind::effects::propagate_forget(self, key, token);
         }
     }
 
@@ -130,6 +138,7 @@ impl FakeServer {
         self.tell_unlinked::<Lock>(id, &mut entry);
         self.tell_unlinked::<Limiter>(id, &mut entry);
         self.tell_unlinked::<Slots>(id, &mut entry);
+        self.tell_unlinked::<Handle>(id, &mut entry);
         Some(entry)
     }
 
@@ -284,6 +293,11 @@ impl Server for FakeServer {
         self.found.get(value.0).map(Vec::as_slice).unwrap_or_default()
     }
 
+    fn hold(&mut self, bytes: Vec<u8>) -> StringValue {
+        self.found.push(bytes);
+        StringValue(self.found.len().saturating_sub(1))
+    }
+
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
         self.expire_if_due(key.bytes);
         self.put(self.id(key), Value::String(value.bytes.to_vec()), expiry);
@@ -321,6 +335,10 @@ impl Server for FakeServer {
     }
 
     fn changed(&mut self, _key: Arg<'_>) {}
+
+    fn announce(&mut self, event: &'static CStr, key: Arg<'_>) {
+        self.announced.push((event.to_owned(), key.bytes.to_vec()));
+    }
 
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {
         let id = self.id(key);

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod departures;
 pub mod error;
 #[cfg(any(test, not(feature = "module")))]
 pub mod fake_server;
@@ -14,6 +15,7 @@ pub mod fencing;
 pub mod hold_options;
 #[cfg(feature = "module")]
 mod host;
+pub mod limbo;
 pub mod lock;
 pub mod metrics;
 pub mod name;
@@ -26,3 +28,4 @@ pub mod slot;
 pub mod spec;
 pub mod state;
 pub mod wait_queue;
+pub mod writebehind;

@@ -175,6 +175,52 @@ pub static SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "writebehind",
+        metrics: &[
+            gauge("writebehind_queues", "Queues.", |s| size(s.writebehind.queues())),
+            gauge("writebehind_dirty", "Records that the database does not have yet.", |s| {
+                size(s.writebehind.tally().dirty)
+            }),
+            gauge("writebehind_in_flight", "Records that a worker has claimed.", |s| {
+                size(s.writebehind.tally().in_flight)
+            }),
+            gauge("writebehind_dead", "Records that were given up, and wait for REQUEUE or DROP.", |s| {
+                size(s.writebehind.tally().dead)
+            }),
+            gauge("writebehind_limbo", "Queues whose key was evicted and is still to be put back.", |s| {
+                size(s.writebehind.limbo_len())
+            }),
+            gauge("writebehind_bytes", "Memory of queues, which eviction cannot free.", |s| {
+                size(s.writebehind.bytes())
+            }),
+            gauge("writebehind_waiters", "Workers that wait for records.", |s| size(s.writebehind.waiting.len())),
+            counter("writebehind_writes", "Writes that were queued.", |s| s.writebehind.counters.writes),
+            counter("writebehind_coalesced", "Writes that became one with another.", |s| {
+                s.writebehind.counters.coalesced
+            }),
+            counter("writebehind_refused", "Writes refused since the queue is full: MAXDIRTY.", |s| {
+                s.writebehind.counters.refused
+            }),
+            counter("writebehind_claims", "Records handed out to workers.", |s| s.writebehind.counters.claims),
+            counter("writebehind_acks", "Records that the database has.", |s| s.writebehind.counters.acks),
+            counter("writebehind_nacks", "Records that workers gave back.", |s| s.writebehind.counters.nacks),
+            counter("writebehind_lapses", "Claims that ran out: a worker died or was too slow.", |s| {
+                s.writebehind.counters.lapses
+            }),
+            counter("writebehind_died", "Records that were given up after ATTEMPTS.", |s| s.writebehind.counters.died),
+            counter("writebehind_waits", "Workers that waited for records.", |s| s.writebehind.counters.waits),
+            counter("writebehind_waits_refused", "Workers that were refused to wait, since too many did.", |s| {
+                s.writebehind.counters.waits_refused
+            }),
+            counter("writebehind_evictions_undone", "Evicted queues whose key was put back.", |s| {
+                s.writebehind.counters.put_backs
+            }),
+            counter("writebehind_deleted", "Queues that ended because their key was deleted or overwritten.", |s| {
+                s.writebehind.counters.forgotten
+            }),
+        ],
+    },
+    Section {
         name: "server",
         metrics: &[counter(
             "caught_panics",

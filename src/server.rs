@@ -3,6 +3,8 @@
 //! Every method takes the server by `&mut` and hands out no reference that outlives the next call: the server calls back
 //! into the module (lazy expiry, `del` events) from inside these methods, so no piece of [`State`] may be held across one.
 
+use std::ffi::CStr;
+
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
@@ -115,6 +117,9 @@ pub trait Server {
     /// The bytes of a string found before in this command.
     fn bytes(&self, value: StringValue) -> &[u8];
 
+    /// Takes bytes in that are to be answered as if they had been found in the keyspace.
+    fn hold(&mut self, bytes: Vec<u8>) -> StringValue;
+
     /// Stores a plain string, whatever was there, with this expiry or none. Fires `set`; does not replicate.
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>);
 
@@ -130,6 +135,9 @@ pub trait Server {
 
     /// The value was changed in place: WATCH and client-side caches are told.
     fn changed(&mut self, key: Arg<'_>);
+
+    /// Fires a keyspace notification of the module's own.
+    fn announce(&mut self, event: &'static CStr, key: Arg<'_>);
 
     /// Sets the expiry of an existing key. Fires no event; does not replicate.
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>);

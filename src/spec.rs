@@ -24,6 +24,7 @@ pub enum Family {
     Cache,
     Lock,
     RateLimit,
+    WriteBehind,
     /// Commands of the module about itself.
     Keyward,
 }
@@ -35,6 +36,7 @@ impl Family {
             Family::Cache => Some("cache"),
             Family::Lock => Some("lock"),
             Family::RateLimit => Some("ratelimit"),
+            Family::WriteBehind => Some("writebehind"),
             Family::Keyward => None,
         }
     }
@@ -73,6 +75,8 @@ pub enum Keys {
     None,
     /// The first argument.
     First,
+    /// The first two arguments.
+    FirstTwo,
     /// Every argument.
     All,
     /// A count at 1, then that many groups of `step` arguments, each beginning with a key.

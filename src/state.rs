@@ -4,6 +4,7 @@ use crate::clock::UnixMs;
 use crate::config::Config;
 use crate::fencing::Fencing;
 use crate::server::{Server, Waiter};
+pub use crate::writebehind::View as Dirty;
 
 /// Module memory. One per server; the main thread owns it.
 #[derive(Debug, Default)]
@@ -13,6 +14,7 @@ pub struct State {
     pub cache: crate::cache::State,
     pub lock: crate::lock::State,
     pub ratelimit: crate::ratelimit::State,
+    pub writebehind: crate::writebehind::State,
     /// Panics that were caught; anything but 0 is a bug.
     pub panics: u64,
 }
@@ -33,19 +35,20 @@ pub enum KeyEvent {
 }
 
 /// What the host has to do after a key event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aftermath {
-    Nothing,
-    /// A lock is really gone: replicas, which cannot tell that from an eviction, must be told.
-    Forget {
-        token: i64,
-    },
-    /// A held lock was evicted: its key comes back from a timer.
-    PutBackSoon,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aftermath {
+    /// A lock is really gone, by its token: replicas, which cannot tell that from an eviction, must be told.
+    pub forget_lock: Option<i64>,
+    /// The same of a queue.
+    pub forget_queue: Option<i64>,
+    /// A held lock, or a queue, was evicted: its key comes back from a timer.
+    pub put_back_soon: bool,
 }
 
-/// A dump record of the lock family has this bit in its kind, one of the cache family has not.
+/// A dump record of the lock family has this bit in its kind, one of the write-behind family the next; one of the cache family has
+/// neither.
 const LOCK_RECORDS: u64 = 1 << 8;
+const QUEUE_RECORDS: u64 = 1 << 9;
 
 /// The record of the fencing reserve.
 const RESERVE: u64 = LOCK_RECORDS | 1;
@@ -56,19 +59,44 @@ impl State {
     pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
         self.cache.key_event(&self.config, event, db, key, now);
         self.ratelimit.key_event(event, db, key, now);
-        self.lock.key_event(event, db, key, now, replayed)
+        let lock = self.lock.key_event(event, db, key, now, replayed);
+        let queue = self.writebehind.key_event(event, db, key, now, replayed);
+        Aftermath {
+            forget_lock: lock.forget,
+            forget_queue: queue.forget,
+            put_back_soon: lock.put_back_soon || queue.put_back_soon,
+        }
+    }
+
+    /// Is any key dirty? If not, reads pay nothing for that.
+    #[inline]
+    pub fn any_dirty(&self) -> bool {
+        !self.writebehind.is_clean()
+    }
+
+    /// What a write-behind queue knows of the key's value.
+    pub fn dirty(&self, db: usize, key: &[u8]) -> Option<Dirty<'_>> {
+        self.writebehind.view(db, key)
+    }
+
+    /// Is the key deleted by a write-behind queue, or its value unknown?
+    #[inline]
+    pub fn hides(&self, db: usize, key: &[u8]) -> bool {
+        self.writebehind.hides(db, key)
     }
 
     /// `old` became `new`; what `new` held before is gone.
     pub fn key_renamed(&mut self, db: usize, old: &[u8], new: &[u8], now: UnixMs) {
         self.cache.key_moved(&self.config, (db, old), (db, new), now);
         self.lock.key_moved((db, old), (db, new));
+        self.writebehind.key_moved((db, old), (db, new));
     }
 
     /// The key went to another database.
     pub fn key_moved(&mut self, from: usize, to: usize, key: &[u8], now: UnixMs) {
         self.cache.key_moved(&self.config, (from, key), (to, key), now);
         self.lock.key_moved((from, key), (to, key));
+        self.writebehind.key_moved((from, key), (to, key));
     }
 
     /// One database (`Some`) or all of them are empty now.
@@ -76,18 +104,21 @@ impl State {
         self.cache.flushed(db);
         self.lock.flushed(db);
         self.ratelimit.flushed(db);
+        self.writebehind.flushed(db);
     }
 
     pub fn swapped(&mut self, a: usize, b: usize) {
         self.cache.swapped(a, b);
         self.lock.swapped(a, b);
         self.ratelimit.swapped(a, b);
+        self.writebehind.swapped(a, b);
     }
 
     /// A file, or a full sync, has been loaded to its end.
     pub fn loaded(&mut self) {
         self.cache.loaded();
         self.fencing.resume();
+        self.writebehind.freeze(self.fencing.saved());
     }
 
     /// This server is the primary now, or no longer.
@@ -98,7 +129,9 @@ impl State {
             self.cache.demoted();
             self.lock.demoted();
             self.ratelimit.demoted();
+            self.writebehind.demoted();
         }
+        self.writebehind.freeze(self.fencing.saved());
     }
 
     /// A waiter has gone: his wait ran out, or his connection did.
@@ -106,6 +139,7 @@ impl State {
         self.cache.waiter_left(waiter);
         self.lock.waiter_left(waiter);
         self.ratelimit.waiter_left(waiter);
+        self.writebehind.waiter_left(waiter);
     }
 
     /// A connection has closed.
@@ -116,13 +150,14 @@ impl State {
 
     /// When there is work for [`due`].
     pub fn next_deadline(&self) -> Option<UnixMs> {
-        self.lock.next_deadline().into_iter().chain(self.ratelimit.next_deadline()).min()
+        let deadlines = [self.lock.next_deadline(), self.ratelimit.next_deadline(), self.writebehind.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// How many clients wait, for whatever it is.
     pub fn waiters(&self) -> usize {
         let queued = self.lock.queues.len().saturating_add(self.ratelimit.queues.len());
-        self.cache.waiters().saturating_add(queued)
+        self.cache.waiters().saturating_add(queued).saturating_add(self.writebehind.waiting.len())
     }
 
     /// Settings have new values; caps that became smaller take effect.
@@ -133,6 +168,8 @@ impl State {
     /// Bounded upkeep, some times a second: drops what has run out.
     pub fn sweep(&mut self, now: UnixMs, budget: usize) {
         self.cache.sweep(&self.config, now, budget);
+        let cache = &mut self.cache;
+        self.writebehind.clear_away(budget, |db, key| cache.look_at(db, key));
     }
 
     /// What an RDB file carries besides keys: records of a kind and bytes.
@@ -142,6 +179,7 @@ impl State {
             emit(RESERVE, &self.fencing.saved().to_le_bytes());
         }
         self.lock.save(&mut |kind, bytes| emit(kind | LOCK_RECORDS, bytes));
+        self.writebehind.save(&mut |kind, bytes| emit(kind | QUEUE_RECORDS, bytes));
     }
 
     /// Takes in one record. `None`: the bytes are no such record. Kinds that nobody knows are skipped.
@@ -150,16 +188,19 @@ impl State {
             self.fencing.load(bytes)
         } else if kind & LOCK_RECORDS != 0 {
             self.lock.load(kind & !LOCK_RECORDS, bytes)
+        } else if kind & QUEUE_RECORDS != 0 {
+            self.writebehind.load(kind & !QUEUE_RECORDS, bytes)
         } else {
             self.cache.load(&self.config, kind, bytes, now)
         }
     }
 }
 
-/// Does a piece of the work that no command does for each family that has some: looks at a queue, or frees what a closed
-/// connection held. Whether there was any. For a timer, and only while the server may write.
+/// Does a piece of the work that no command does for each family that has some: looks at a queue, ends claims, or frees what a
+/// closed connection held. Whether there was any. For a timer, and only while the server may write.
 pub fn due<S: Server>(server: &mut S) -> bool {
     let locks = crate::lock::due(server);
     let limiters = crate::ratelimit::due(server);
-    locks || limiters
+    let workers = crate::writebehind::due(server);
+    locks || limiters || workers
 }

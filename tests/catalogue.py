@@ -68,6 +68,7 @@ OWNER = Bounded("ann", 1024)
 ID = Bounded("ann", 512)
 KEY = Key("new")
 TOKEN_OF_LOCK = 7
+VERSION_OF_ROW = 8
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Example:
 
 
 TOKEN = Text("0123456789abcdef-1")
+WORKER = Bounded("ann", 1024)
 LOAD_MS = Number(5000, (0, -1, 60_001, 2**63 - 1))
 TAGS = (Option("TAGS"), TAG_COUNT, TAG_1, TAG_2)
 PX = (Option("PX"), LEASE)
@@ -137,7 +139,7 @@ EXAMPLES: dict[str, Example] = {
         once=(("PX", 1), ("TAGS", 1, "t"), ("NX",), ("VERSION", 1)),
         deny_oom=True,
     ),
-    "CACHE.GET": Example((Key("string"),), refuses=("list", "lock", "limiter", "slots"), writes=False),
+    "CACHE.GET": Example((Key("string"),), refuses=("list", "lock", "limiter", "slots", "queue"), writes=False),
     "CACHE.MGET": Example((Key("string"), Key("plain")), open_ended=True, writes=False),
     "CACHE.TTL": Example((Key("string"),), writes=False),
     "CACHE.TAG": Example((Key("plain"), TAG_1, TAG_2), open_ended=True, deny_oom=True),
@@ -157,7 +159,7 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.FETCH": Example(
         (Key("string"), Option("WAIT"), Number(10, (-1,)), Option("LEASE"), LOAD_MS, Option("STALE"), Option("OK")),
         once=(("WAIT", 1), ("LEASE", 1), ("STALE", "NEVER"), ("BETA", 1, "BETA", 1), ("EX", 1)),
-        refuses=("list", "lock", "limiter", "slots"),
+        refuses=("list", "lock", "limiter", "slots", "queue"),
         writes=False,
     ),
     "CACHE.MFETCH": Example(
@@ -181,51 +183,58 @@ EXAMPLES: dict[str, Example] = {
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("SESSION",), ("PERMITS", 1), ("SHARED",), ("NX",)),
-        refuses=("plain", "list", "limiter", "slots"),
+        refuses=("plain", "list", "limiter", "slots", "queue"),
         deny_oom=True,
     ),
     "LOCK.MACQUIRE": Example(
         (Number(2, (0, -1, 6, 2**63 - 1)), KEY, Key("new:2"), OWNER, *PX, Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("SESSION",), ("SHARED",), ("REENTRANT",)),
-        refuses=("plain", "list", "limiter", "slots"),
+        refuses=("plain", "list", "limiter", "slots", "queue"),
         deny_oom=True,
     ),
     "LOCK.MRELEASE": Example(
         (Number(2, (0, -1, 4, 2**63 - 1)), Key("lock"), Key("none"), OWNER),
-        refuses=("plain", "list", "limiter", "slots"),
+        refuses=("plain", "list", "limiter", "slots", "queue"),
     ),
     "LOCK.EXEC": Example(
         (Key("lock"), Number(TOKEN_OF_LOCK), Command("ECHO"), Text("word")),
-        refuses=("plain", "list", "limiter", "slots"),
+        refuses=("plain", "list", "limiter", "slots", "queue"),
         reads_keys=True,
     ),
     "LOCK.RELEASE": Example(
-        (Key("lock"), OWNER), once=(("TOKEN", 1, "TOKEN", 1),), refuses=("plain", "list", "limiter", "slots")
+        (Key("lock"), OWNER), once=(("TOKEN", 1, "TOKEN", 1),), refuses=("plain", "list", "limiter", "slots", "queue")
     ),
     "LOCK.EXTEND": Example(
         (Key("lock"), OWNER, Option("PX"), Number(6_000_000, LEASE.refused)),
         once=(("PX", 1), ("EX", 1), ("TOKEN", 1, "TOKEN", 1)),
-        refuses=("plain", "list", "limiter", "slots"),
+        refuses=("plain", "list", "limiter", "slots", "queue"),
     ),
-    "LOCK.VALIDATE": Example((Key("lock"), Number(1)), refuses=("plain", "list", "limiter", "slots"), writes=False),
-    "LOCK.INFO": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots"), writes=False),
-    "LOCK.FORCE": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots")),
+    "LOCK.VALIDATE": Example(
+        (Key("lock"), Number(1)), refuses=("plain", "list", "limiter", "slots", "queue"), writes=False
+    ),
+    "LOCK.INFO": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots", "queue"), writes=False),
+    "LOCK.FORCE": Example((Key("lock"),), refuses=("plain", "list", "limiter", "slots", "queue")),
     "RATELIMIT.CHECK": Example(
         (Key("limiter"), *LIMITS),
         once=AFTER_LIMITS,
-        refuses=("plain", "list", "lock", "slots"),
+        refuses=("plain", "list", "lock", "slots", "queue"),
     ),
     "RATELIMIT.PEEK": Example(
         (Key("limiter"), *LIMITS),
         once=(*AFTER_LIMITS, ("WAIT", 1)),
-        refuses=("plain", "list", "lock", "slots"),
+        refuses=("plain", "list", "lock", "slots", "queue"),
         writes=False,
     ),
     "RATELIMIT.REFUND": Example(
-        (Key("limiter"), *LIMITS), once=(*AFTER_LIMITS, ("WAIT", 1)), refuses=("plain", "list", "lock", "slots")
+        (Key("limiter"), *LIMITS),
+        once=(*AFTER_LIMITS, ("WAIT", 1)),
+        refuses=("plain", "list", "lock", "slots", "queue"),
     ),
     "RATELIMIT.BAN": Example(
-        (Key("limiter"), *PX), once=(("PX", 1), ("EX", 1)), refuses=("plain", "list", "lock", "slots"), deny_oom=True
+        (Key("limiter"), *PX),
+        once=(("PX", 1), ("EX", 1)),
+        refuses=("plain", "list", "lock", "slots", "queue"),
+        deny_oom=True,
     ),
     "RATELIMIT.ENTER": Example(
         (Key("slots"), ID, Option("LIMIT"), Number(3, (0, -1, 1_000_001)), *PX, Option("SESSION")),
@@ -246,6 +255,48 @@ EXAMPLES: dict[str, Example] = {
         # A new key is, one that is there is not.
         deny_oom=None,
     ),
+    "WRITEBEHIND.SET": Example(
+        (Key("queue"), KEY, Text("value"), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1)), *GRACE, *TAGS),
+        once=(("PX", 1), ("EX", 1), ("JITTER", 1), ("GRACE", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("NX",), ("XX",)),
+        deny_oom=True,
+    ),
+    "WRITEBEHIND.INCRBY": Example(
+        (Key("queue"), KEY, Number(5), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1)), *GRACE, *TAGS),
+        once=(("PX", 1), ("EX", 1), ("JITTER", 1), ("GRACE", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("NX",), ("XX",)),
+        refuses=("list", "lock", "limiter", "slots"),
+        deny_oom=True,
+    ),
+    "WRITEBEHIND.DEL": Example((Key("queue"), KEY), deny_oom=True),
+    "WRITEBEHIND.CLAIM": Example(
+        (Key("queue"), WORKER, Option("COUNT"), Number(5, (0, -1, 1_000_001)))
+        + (Option("LEASE"), Number(60_000, (0, -1, 86_400_001)), Option("BLOCK"), Number(1, (-1,))),
+        once=(("COUNT", 1), ("LEASE", 1), ("BLOCK", 1), ("WAIT", 1)),
+        refuses=("plain", "list", "lock", "limiter", "slots"),
+    ),
+    "WRITEBEHIND.ACK": Example(
+        (Key("queue"), WORKER, Text("row"), Number(VERSION_OF_ROW), Text("none"), Number(5)),
+        refuses=("plain", "list", "lock", "limiter", "slots"),
+    ),
+    "WRITEBEHIND.NACK": Example(
+        (Key("queue"), WORKER, Text("row"), Number(VERSION_OF_ROW), Option("DELAY"), Number(5, (-1, 86_400_001))),
+        once=(("DELAY", 1), ("MSG", "a", "MSG", "b"), ("LEASE", 1)),
+        refuses=("plain", "list", "lock", "limiter", "slots"),
+    ),
+    "WRITEBEHIND.CONFIG": Example(
+        (Key("queue"), Option("DELAY"), Number(10, (-1, 86_400_001)), Option("MAXDELAY"), Number(20, (-1, 86_400_001)))
+        + (Option("ATTEMPTS"), Number(3, (0, -1, 1_000_001)), Option("MAXDIRTY"), Number(5, (-1, 10**9 + 1))),
+        once=(("DELAY", 1), ("MAXDELAY", 1), ("ATTEMPTS", 1), ("MAXDIRTY", 1), ("COUNT", 1)),
+        refuses=("plain", "list", "lock", "limiter", "slots"),
+    ),
+    "WRITEBEHIND.INFO": Example((Key("queue"),), refuses=("plain", "list", "lock", "limiter", "slots"), writes=False),
+    "WRITEBEHIND.DEAD": Example(
+        (Key("queue"), Option("COUNT"), Number(5, (0, -1, 1_000_001))),
+        once=(("COUNT", 1), ("WITHSCORES",)),
+        refuses=("plain", "list", "lock", "limiter", "slots"),
+        writes=False,
+    ),
+    "WRITEBEHIND.REQUEUE": Example((Key("queue"), Text("row")), refuses=("plain", "list", "lock", "limiter", "slots")),
+    "WRITEBEHIND.DROP": Example((Key("queue"), Text("row")), refuses=("plain", "list", "lock", "limiter", "slots")),
     "KEYWARD.APPLY": Example(
         (Option("CHARGE"), Text("limiter"), Option("SLIDING"), LEASE._replace(refused=(0, -1, 10**12 + 1)))
         + (Number(1_750_000_000_000_000), Number(1, UNITS.refused)),
@@ -255,7 +306,7 @@ EXAMPLES: dict[str, Example] = {
 # In debug builds only.
 UNLISTED = {"KEYWARD.DEBUG"}
 
-WORLD = ("string", "plain", "list", "lock", "limiter", "slots")
+WORLD = ("string", "plain", "list", "lock", "limiter", "slots", "queue", "row")
 
 
 def make_world(raw: RawClient) -> None:
@@ -268,6 +319,19 @@ def make_world(raw: RawClient) -> None:
         ("KEYWARD.APPLY", "LOCK", "lock", "ann", TOKEN_OF_LOCK, int(time.time() * 1000) + 5_000_000, 1),
         ("RATELIMIT.CHECK", "limiter", 10, "EX", 5000),
         ("RATELIMIT.ENTER", "slots", "ann", "LIMIT", 3, "EX", 5000),
+        # The same, and nobody's claim runs out meanwhile.
+        (
+            "KEYWARD.APPLY",
+            "WBSET",
+            "queue",
+            "row",
+            VERSION_OF_ROW,
+            1_750_000_000_000,
+            1_750_000_000_000,
+            "NEW",
+            "value",
+        ),
+        ("WRITEBEHIND.CLAIM", "queue", "ann", "LEASE", 86_400_000),
     ):
         reply = raw.call(*command)
         assert not isinstance(reply, ErrorReply), (command, reply)
@@ -285,7 +349,7 @@ def see_world(raw: RawClient) -> dict[str, object]:
 def assert_clear(reply: object, call: Sequence[Word] = ()) -> None:
     assert isinstance(reply, ErrorReply), f"{call} was answered {reply!r}"
     # The server's own texts for what it finds itself are fine too.
-    assert re.fullmatch(r"(ERR|WRONGTYPE|OOM|NOPERM|READONLY|EXECABORT|BUSYKEY|FENCED) [ -~]+", reply), reply
+    assert re.fullmatch(r"(ERR|WRONGTYPE|OOM|NOPERM|READONLY|EXECABORT|BUSYKEY|FENCED|WBFULL) [ -~]+", reply), reply
     assert "internal error" not in reply
     assert MARKER not in reply
 

@@ -62,6 +62,7 @@ fn keys(spec: &CommandSpec) -> String {
     let place = match spec.keys {
         Keys::None => return "none".to_owned(),
         Keys::First => "the first argument",
+        Keys::FirstTwo => "the first two arguments",
         Keys::All => "all arguments",
         Keys::Counted { .. } => "counted by the first argument",
     };

@@ -45,7 +45,14 @@ def dumps(raw):
     limits = ("GCRA", 10**12, "EX", 5000, "FIXED", 10**12, "EX", 10**9, 10, "EX", 5000)
     raw.call("RATELIMIT.CHECK", "every", *limits, "COST", 7)
     raw.call("RATELIMIT.BAN", "every", "EX", 5000)
-    keys = ("lock", "long", "limiter", "many", "windows", "every", "slots", "crowd")
+    raw.call("WRITEBEHIND.CONFIG", "records", "ATTEMPTS", 1)
+    raw.call("WRITEBEHIND.INCRBY", "records", "dead", -(10**18))
+    ((_, version, *_),) = raw.call("WRITEBEHIND.CLAIM", "records", "w")
+    raw.call("WRITEBEHIND.SET", "records", "dead", b"1" * 10)
+    assert raw.call("WRITEBEHIND.NACK", "records", "w", "dead", version, "MSG", "no") == 1
+    raw.call("WRITEBEHIND.DEL", "records", "other")
+    raw.call("WRITEBEHIND.INCRBY", "records", "n", 5)
+    keys = ("lock", "long", "limiter", "many", "windows", "every", "slots", "crowd", "queue", "records")
     return {key: raw.call("DUMP", key) for key in keys}
 
 
@@ -86,6 +93,12 @@ def use(raw, key):
         ("DUMP", key),
         ("PTTL", key),
         ("LOCK.RELEASE", key, "ann"),
+        ("WRITEBEHIND.INFO", key),
+        ("WRITEBEHIND.DEAD", key),
+        ("WRITEBEHIND.REQUEUE", key, "dead"),
+        ("WRITEBEHIND.INCRBY", key, "dead", 1),
+        ("WRITEBEHIND.CLAIM", key, "w", "COUNT", 100),
+        ("CACHE.GET", "dead"),
         ("UNLINK", key, "copied"),
     ):
         reply = raw.call(*call)
@@ -133,7 +146,7 @@ def module_id(type_name, encoding):
 
 def test_dumps_of_an_encoding_to_come_and_of_no_keys_type_are_refused(server, raw):
     """A newer version writes other encodings. And tags are saved as a type of ours that no key has."""
-    types = {"lock": "kw-lock-1", "limiter": "kw-limit1", "slots": "kw-slots1"}
+    types = {"lock": "kw-lock-1", "limiter": "kw-limit1", "slots": "kw-slots1", "queue": "kw-queue1"}
     for key, type_name in types.items():
         dump = raw.call("DUMP", key)
         mine = module_id(type_name, 0)

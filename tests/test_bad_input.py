@@ -10,6 +10,7 @@ from catalogue import (
     MARKER,
     NO_INTEGERS,
     UNLISTED,
+    VERSION_OF_ROW,
     Bounded,
     Key,
     Number,
@@ -321,6 +322,14 @@ EFFECTS = {
     "ENTER": ("slots", "ann", 4_000_000_000_000, 1_750_000_000_000),
     "LEFT": ("slots", "ann"),
     "VALUE": ("new", "kw-limit1", b"\x01"),
+    "WBSET": ("queue", "new", 1_760_000_000_000_000, 1_750_000_000_000, 1_750_000_000_000, "NEW", "value"),
+    "WBDEL": ("queue", "row", 1_760_000_000_000_000, 1_750_000_000_000, 1_750_000_000_000, "NEW"),
+    "WBFAIL": ("queue", "row", VERSION_OF_ROW, 1, 1_750_000_000_000),
+    "WBDIE": ("queue", "row", VERSION_OF_ROW, 1),
+    "WBREQUEUE": ("queue", "row", "KEEP", 1_750_000_000_000),
+    "WBCONFIG": ("queue", 7, 10, 20, 3, 5),
+    "WBPUTBACK": ("queue", 1_760_000_000_000_000),
+    "WBFORGET": ("queue", 1_760_000_000_000_000),
 }
 
 
@@ -328,7 +337,7 @@ EFFECTS = {
 def test_malformed_effects(server, raw, effect):
     name, words = effect.split()[0], EFFECTS[effect]
     calls = [("KEYWARD.APPLY", name, *words[:count]) for count in range(len(words))]
-    if name != "RETIRE":  # which ends in a list
+    if name not in ("RETIRE", "WBFAIL", "WBDIE"):  # which end in a list, or in a message
         calls.append(("KEYWARD.APPLY", name, *words, MARKER))
     for at, word in enumerate(words):
         if isinstance(word, int):
@@ -364,19 +373,25 @@ def test_effects_that_are_none(server, raw):
 
 
 @pytest.mark.parametrize("kind", ["plain", "list", "another of ours"])
-@pytest.mark.parametrize("effect", ["CHARGE", "SETBACK", "REFUND", "BAN", "LOCK", "PUTBACK", "FORGET", "ENTER", "LEFT"])
+@pytest.mark.parametrize(
+    "effect",
+    [
+        *("CHARGE", "SETBACK", "REFUND", "BAN", "LOCK", "PUTBACK", "FORGET", "ENTER", "LEFT"),
+        *("WBSET", "WBFAIL", "WBCONFIG", "WBPUTBACK", "WBFORGET"),
+    ],
+)
 def test_effects_on_keys_of_another_type(server, raw, effect, kind):
     if kind == "another of ours":
         kind = "lock" if EFFECTS[effect][0] == "limiter" else "limiter"
     before = see_world(raw)
     reply = raw.call("KEYWARD.APPLY", effect, kind, *EFFECTS[effect][1:])
-    # PUTBACK and FORGET of what is something else by now have nothing to do.
-    if effect not in ("PUTBACK", "FORGET"):
+    # To put back or forget what is something else by now is nothing to do.
+    if not effect.endswith(("PUTBACK", "FORGET")):
         assert_clear(reply)
     assert see_world(raw) == before
 
 
-@pytest.mark.parametrize("type_name", ["kw-lock-1", "kw-limit1", "kw-slots1", "kw-meta-1", "", "string"])
+@pytest.mark.parametrize("type_name", ["kw-lock-1", "kw-limit1", "kw-slots1", "kw-queue1", "kw-meta-1", "", "string"])
 def test_values_that_are_none(server, raw, type_name):
     draw = random.Random(type_name)
     payloads = [
@@ -392,7 +407,10 @@ def test_values_that_are_none(server, raw, type_name):
 # Garbage
 
 POOL = [
-    *(key.encode() for key in ("string", "plain", "list", "lock", "limiter", "slots", "new", "new:2", "none")),
+    *(
+        key.encode()
+        for key in ("string", "plain", "list", "lock", "limiter", "slots", "queue", "row", "new", "new:2", "none")
+    ),
     *(b"%d" % number for number in (0, -1, 1, 2, 3, 5, 10, 1000, 60_000, 10**12, 2**53, 2**63 - 1, 2**63)),
     *b"EX PX EXAT PXAT TAGS JITTER VERSION NX XX TOKEN REENTRANT SLIDING GCRA FIXED BURST RESERVE COST LIMIT SESSION CURSOR COUNT 10% ann bob tag:1 tag:2".split(),
     *(b"", b"\x00", b"\xff\xff", b"+1", b"01", b"x" * 600),
@@ -411,6 +429,12 @@ PLAIN = [
     (b"UNLINK", b"new", b"new:2"),
     (b"SWAPDB", b"0", b"1"),
     (b"PEXPIRE", b"lock", b"5"),
+    (b"RENAME", b"queue", b"new"),
+    (b"COPY", b"queue", b"new:2"),
+    (b"SET", b"queue", b"v"),
+    (b"DEL", b"queue"),
+    (b"UNLINK", b"row"),
+    (b"PEXPIRE", b"queue", b"5"),
     (b"MULTI",),
     (b"EXEC",),
     # Everything is evicted, and what is locked comes back.
@@ -458,7 +482,7 @@ def test_random_garbage_leaves_primary_and_replica_alike(make_server, seed):
             for call, reply in zip(calls, raw.pipeline(calls), strict=True):
                 if isinstance(reply, ErrorReply):
                     assert "internal error" not in reply, call
-                    assert re.match(r"(ERR|WRONGTYPE|OOM|EXECABORT|FENCED) ", reply), (call, reply)
+                    assert re.match(r"(ERR|WRONGTYPE|OOM|EXECABORT|FENCED|WBFULL) ", reply), (call, reply)
                 else:
                     good += 1
             # No batch begins with a full memory or in an open transaction.
@@ -473,7 +497,8 @@ def test_random_garbage_leaves_primary_and_replica_alike(make_server, seed):
         for db in (0, 1):
             with RawClient(primary, db=db) as first, RawClient(copy, db=db) as second:
                 assert see_world(first) == see_world(second)
-        for name in ("lock_locks", "lock_bytes", "lock_limbo", "cache_tagged_keys", "cache_tags"):
+        names = ("lock_locks", "lock_bytes", "lock_limbo", "cache_tagged_keys", "cache_tags")
+        for name in (*names, "writebehind_queues", "writebehind_dirty", "writebehind_dead", "writebehind_limbo"):
             first, second = (server.info("everything")[f"keyward_{name}"] for server in (primary, copy))
             assert first == second, name
         return True

@@ -22,7 +22,14 @@ every_command = pytest.mark.parametrize("command", EXAMPLES)
 # The contract: how clients fan out commands that name no keys.
 FAN_OUT = {"CACHE.INVALIDATETAG": {"request_policy:all_shards", "response_policy:agg_sum"}}
 ADMIN = {"LOCK.FORCE", "KEYWARD.APPLY"}
-FAMILIES = {"CACHE": "@cache", "LOCK": "@lock", "RATELIMIT": "@ratelimit", "CL": "@ratelimit", "KEYWARD": None}
+FAMILIES = {
+    "CACHE": "@cache",
+    "LOCK": "@lock",
+    "RATELIMIT": "@ratelimit",
+    "CL": "@ratelimit",
+    "WRITEBEHIND": "@writebehind",
+    "KEYWARD": None,
+}
 
 
 @pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])

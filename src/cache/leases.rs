@@ -342,6 +342,15 @@ impl Leases {
         }
     }
 
+    /// The key's queue is to be settled from a timer, if somebody waits.
+    pub fn look_at(&mut self, db: usize, key: &[u8]) {
+        let flights = self.databases.get(&db).map(|database| &database.flights);
+        let Some((name, flight)) = flights.and_then(|flights| flights.get_key_value(key)) else { return };
+        if !flight.queue.is_empty() {
+            self.unsettled.push_back((db, Rc::clone(name)));
+        }
+    }
+
     /// The databases where something is going on.
     pub fn in_databases(&self) -> Vec<usize> {
         self.databases.keys().copied().collect()

@@ -1,6 +1,7 @@
 //! CACHE.*
 
 mod arena;
+pub mod behind;
 mod cohort;
 pub mod commands;
 mod database;
@@ -35,3 +36,4 @@ mod write_options;
 pub use reclaim::{check_ghosts, reclaim};
 pub use single_flight::due;
 pub use state::{Counters, State};
+pub use write_options::{Expires, WriteOptions};

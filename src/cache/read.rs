@@ -5,6 +5,7 @@ use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::server::{Server, StringValue};
+use crate::state::Dirty;
 
 /// A key as CACHE commands see it.
 #[derive(Clone, Copy, Debug)]
@@ -14,10 +15,37 @@ pub(super) enum Cached {
     Fresh(StringValue),
     /// Past its soft expiry, within its grace.
     Stale(StringValue),
+    /// A write-behind queue has the deletion of the key.
+    Deleted,
+    /// A write-behind queue has a change of the key, and nobody knows its value until the origin does.
+    Pending,
 }
 
-/// Looks a string key up. `WrongType` if it holds something else.
+/// Looks a string key up. `WrongType` if it holds something else. What a write-behind queue has of the key is newer than what
+/// the origin has, so it stands in for a value that is gone or stale; and while the key is deleted by it, or nobody knows the
+/// value, there is none.
 pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
+    if !server.state().any_dirty() {
+        return look_cached(server, key);
+    }
+    let db = server.db();
+    if server.state().hides(db, key.bytes) {
+        let deleted = server.state().dirty(db, key.bytes) == Some(Dirty::Deleted);
+        return Ok(if deleted { Cached::Deleted } else { Cached::Pending });
+    }
+    let cached = look_cached(server, key)?;
+    if matches!(cached, Cached::Fresh(_)) {
+        return Ok(cached);
+    }
+    let value = match server.state().dirty(db, key.bytes) {
+        Some(Dirty::Value(value)) => value.into_owned(),
+        _ => return Ok(cached),
+    };
+    Ok(Cached::Fresh(server.hold(value)))
+}
+
+/// The same without regard to the queues.
+pub(super) fn look_cached<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     if server.state().cache.remembers_nothing() {
         return Ok(server.string(key)?.map_or(Cached::Missing, Cached::Fresh));
     }

@@ -93,6 +93,9 @@ pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish
         Cached::Fresh(value) => Outcome::Hit(value),
         Cached::Stale(value) if wish.stale_ok => stale(server, key, value, wish),
         Cached::Stale(_) => missing(server, key, wish, true)?,
+        Cached::Deleted => Outcome::Nothing,
+        Cached::Pending if server.is_replica() => return Err(Error::ReadOnly),
+        Cached::Pending => Outcome::Busy,
         Cached::Missing if is_negative(server, key) => Outcome::Nothing,
         Cached::Missing => missing(server, key, wish, false)?,
     };
@@ -126,6 +129,10 @@ fn elected_early<S: Server>(server: &mut S, key: Arg<'_>, expires: Expiry, beta:
     let Some(known) = server.state().cache.freshness(db, key.bytes).filter(|known| known.load_us > 0) else {
         return false;
     };
+    if server.state().dirty(db, key.bytes).is_some() {
+        // It is newer than what would be loaded.
+        return false;
+    }
     let end = match expires {
         Expiry::At(hard) => known.soft.min(hard),
         Expiry::Never | Expiry::NoKey => known.soft,
@@ -299,6 +306,9 @@ pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
             answer_some(server, key.bytes, None, |seat| seat.stale_ok, |_| stale());
             answer_failed(server, key, failed);
         }
+        // They go on waiting: what was recorded of the key is settled when the origin has it.
+        Ok(Cached::Pending) => {}
+        Ok(Cached::Deleted) => answer_all(server, key.bytes, None, "NONE", None),
         Ok(Cached::Missing) if is_negative(server, key) => answer_all(server, key.bytes, None, "NONE", None),
         Ok(Cached::Missing) if failed.is_some() => answer_failed(server, key, failed),
         Ok(Cached::Missing) => elect(server, key, None),

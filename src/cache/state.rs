@@ -166,6 +166,11 @@ impl State {
         self.leases.waiter_left(waiter);
     }
 
+    /// Something that kept the key from being loaded is over: who waits for it is cared for from a timer.
+    pub fn look_at(&mut self, db: usize, key: &[u8]) {
+        self.leases.look_at(db, key);
+    }
+
     /// When the next lease runs out, or work is due at once.
     pub fn next_deadline(&self) -> Option<UnixMs> {
         self.leases.next_deadline()

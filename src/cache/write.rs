@@ -10,6 +10,7 @@ use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::server::{Server, Word};
+use crate::state::Dirty;
 
 /// Writes one key if NX, XX and VERSION allow. Whether it did. An error changes nothing.
 pub(super) fn set<S: Server>(
@@ -88,6 +89,16 @@ pub(super) fn replicate<S: Server>(
         return server.replicate_verbatim();
     }
     let mut words: SmallVec<[Word<'_>; 12]> = smallvec![Word::Arg(key), Word::Arg(value)];
+    push_options(&mut words, expiry, options);
+    server.replicate("CACHE.SET", &words);
+}
+
+/// The options in absolute terms.
+pub(super) fn push_options<'a, 'b: 'a>(
+    words: &mut SmallVec<[Word<'a>; 12]>,
+    expiry: Option<UnixMs>,
+    options: &WriteOptions<'b>,
+) {
     if let Some(UnixMs(at)) = expiry {
         words.extend([Word::Text("PXAT"), Word::Int(at)]);
         if options.grace_ms > 0 {
@@ -101,7 +112,6 @@ pub(super) fn replicate<S: Server>(
     if let Some(version) = options.version {
         words.extend([Word::Text("VERSION"), Word::Int(i64::try_from(version).unwrap_or(i64::MAX))]);
     }
-    server.replicate("CACHE.SET", &words);
 }
 
 /// Are NX, XX and VERSION met? What comes from the primary or the AOF was decided there.
@@ -113,7 +123,11 @@ fn allowed<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) 
     let met = match options.condition {
         None => true,
         Some(condition) => {
-            let present = server.exists(key.bytes) && !server.state().cache.is_retired(db, key.bytes);
+            let cached = server.exists(key.bytes) && !server.state().cache.is_retired(db, key.bytes);
+            let present = match server.state().dirty(db, key.bytes) {
+                Some(Dirty::Value(_)) => true,
+                Some(Dirty::Deleted | Dirty::Unknown) | None => cached,
+            };
             present == (condition == Condition::Present)
         }
     };

@@ -1,4 +1,4 @@
-//! What RDB files carry besides keys: tags, version floors, the fencing reserve, locks in limbo.
+//! What RDB files carry besides keys: tags, version floors, the fencing reserve, locks and queues in limbo.
 //!
 //! A sequence of records (kind, bytes), each a string of the file and so framed by its length, ended by kind 0. Unknown kinds
 //! are skipped, so that an older version can read what a newer one wrote.

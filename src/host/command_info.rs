@@ -113,6 +113,7 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
     let (find_keys_type, fk) = match spec.keys {
         Keys::None => return None,
         Keys::First => (find_range, range(0)),
+        Keys::FirstTwo => (find_range, range(1)),
         Keys::All => (find_range, range(-1)),
         Keys::Counted { step } => {
             // So that servers that would misread it ask the command, see `tell_keys`.

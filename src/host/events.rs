@@ -19,6 +19,7 @@ use crate::ratelimit::concurrency::Slots;
 use crate::ratelimit::limiter::Limiter;
 use crate::server::Server;
 use crate::state::{Aftermath, KeyEvent};
+use crate::writebehind::Handle;
 
 /// Every way a key can go or come. The classes of plain writes are left out: they would cost SET 16 % (see DESIGN).
 const REMOVALS: c_int = raw::REDISMODULE_NOTIFY_GENERIC
@@ -124,15 +125,17 @@ fn db(ctx: Ctx) -> usize {
 
 fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     let replayed = Running::new(ctx, &[], false).replayed() || host().replica;
-    match state().key_event(event, db(ctx), key, now().to_ms(), replayed) {
-        Aftermath::Nothing => {}
-        Aftermath::Forget { token } => {
-            crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);
-        }
-        Aftermath::PutBackSoon => {
-            host().put_back_pace.evicted();
-            timer::put_back_soon(ctx);
-        }
+    let Aftermath { forget_lock, forget_queue, put_back_soon } =
+        state().key_event(event, db(ctx), key, now().to_ms(), replayed);
+    if let Some(token) = forget_lock {
+        crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);
+    }
+    if let Some(token) = forget_queue {
+        crate::writebehind::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);
+    }
+    if put_back_soon {
+        host().put_back_pace.evicted();
+        timer::put_back_soon(ctx);
     }
     timer::queues_soon(ctx);
 }
@@ -150,7 +153,8 @@ fn link(ctx: Ctx, key: &[u8]) {
         let mut running = Running::new(ctx, &[], false);
         let _ = link_as::<Lock>(&mut running, key)
             || link_as::<Limiter>(&mut running, key)
-            || link_as::<Slots>(&mut running, key);
+            || link_as::<Slots>(&mut running, key)
+            || link_as::<Handle>(&mut running, key);
     }
 }
 

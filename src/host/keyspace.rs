@@ -35,6 +35,8 @@ pub(super) struct Running<'a> {
     mode: c_int,
     now: Cell<Option<UnixUs>>,
     open: Option<OpenKey>,
+    /// Bytes that are answered as if they had been found.
+    held: Vec<Vec<u8>>,
     /// Strings found so far; emptied by every change, since that may free them.
     found: SmallVec<[(*const u8, usize); 4]>,
     /// What the command replied that was run within this one.
@@ -91,7 +93,16 @@ impl<'a> Running<'a> {
     /// `argv` belongs to the running command; timers pass none.
     pub(super) fn new(ctx: Ctx, argv: &'a [Str], writes: bool) -> Running<'a> {
         let mode = if writes { WRITE } else { READ };
-        Running { ctx, argv, mode, now: Cell::new(None), open: None, found: SmallVec::new(), relayed: None }
+        Running {
+            ctx,
+            argv,
+            mode,
+            now: Cell::new(None),
+            open: None,
+            held: Vec::new(),
+            found: SmallVec::new(),
+            relayed: None,
+        }
     }
 
     /// Hands on what the command replied that was run within this one.
@@ -293,6 +304,13 @@ impl Server for Running<'_> {
         }
     }
 
+    fn hold(&mut self, bytes: Vec<u8>) -> StringValue {
+        self.found.push((bytes.as_ptr(), bytes.len()));
+        // Its heap stays where it is, and as it is, until the end of the command.
+        self.held.push(bytes);
+        StringValue(self.found.len().saturating_sub(1))
+    }
+
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
         self.found.clear();
         let own;
@@ -361,6 +379,12 @@ impl Server for Running<'_> {
         let mode = self.mode;
         let name = self.open(key, mode).name();
         self.signal(name);
+    }
+
+    fn announce(&mut self, event: &'static CStr, key: Arg<'_>) {
+        self.close();
+        let name = OwnedString::new(key.bytes);
+        self.notify(raw::REDISMODULE_NOTIFY_MODULE as c_int, event, name.raw());
     }
 
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {

@@ -14,6 +14,7 @@ use crate::lock::Lock;
 use crate::native::NativeValue;
 use crate::ratelimit::concurrency::Slots;
 use crate::ratelimit::limiter::Limiter;
+use crate::writebehind::Handle;
 
 /// The version of all encodings; a file with another one is refused.
 const ENCODING: c_int = 0;
@@ -24,10 +25,11 @@ struct Registered {
     handle: AtomicPtr<raw::RedisModuleType>,
 }
 
-static REGISTERED: [Registered; 3] = [
+static REGISTERED: [Registered; 4] = [
     Registered { name: Lock::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
     Registered { name: Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
     Registered { name: Slots::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
+    Registered { name: Handle::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
 ];
 
 fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
@@ -37,7 +39,7 @@ fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
 
 /// Registers all types. False if the server refuses one.
 pub(super) fn register_all(ctx: Ctx) -> bool {
-    register::<Lock>(ctx) && register::<Limiter>(ctx) && register::<Slots>(ctx)
+    register::<Lock>(ctx) && register::<Limiter>(ctx) && register::<Slots>(ctx) && register::<Handle>(ctx)
 }
 
 fn register<T: NativeValue>(ctx: Ctx) -> bool {

@@ -86,7 +86,7 @@ fn add_categories(ctx: Ctx) {
     if !has!(RedisModule_AddACLCategory) {
         return;
     }
-    for category in [c"cache", c"lock", c"ratelimit"] {
+    for category in [c"cache", c"lock", c"ratelimit", c"writebehind"] {
         // SAFETY: the context of the load and a static string.
         unsafe {
             call!(RedisModule_AddACLCategory, ctx, category.as_ptr());
@@ -130,6 +130,7 @@ fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
     let (first, last, step) = match spec.keys {
         Keys::None => (0, 0, 0),
         Keys::First => (1, 1, 1),
+        Keys::FirstTwo => (1, 2, 1),
         Keys::All => (1, -1, 1),
         // What the old triple cannot say; the key spec does, and the command when it is asked.
         Keys::Counted { .. } => (0, 0, 0),

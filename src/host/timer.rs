@@ -45,7 +45,7 @@ pub(super) fn begin(ctx: Ctx) {
 /// Takes up what was left: after a load or a change of role.
 pub(super) fn resume(ctx: Ctx) {
     reclaim_soon(ctx);
-    if state().lock.limbo_len() > 0 {
+    if state().lock.limbo_len() > 0 || state().writebehind.limbo_len() > 0 {
         put_back_soon(ctx);
     }
 }
@@ -113,7 +113,7 @@ unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
     });
 }
 
-/// A queue of a lock or of a limiter may have to be looked at, now or when a lease ends, or a connection has closed that held
+/// A queue of a lock, of a limiter or of workers may have to be looked at, now or when a lease ends, or a connection has closed that held
 /// something.
 pub(super) fn queues_soon(ctx: Ctx) {
     if let Some(at) = state().next_deadline() {
@@ -160,7 +160,7 @@ unsafe extern "C" fn on_reclaim(ctx: Ctx, _: *mut c_void) {
 
 unsafe extern "C" fn on_put_back(ctx: Ctx, _: *mut c_void) {
     host().put_back_timer = false;
-    guarded("putting locks back", || {
+    guarded("putting keys back", || {
         if host().replica || host().loading {
             return;
         }
@@ -169,7 +169,10 @@ unsafe extern "C" fn on_put_back(ctx: Ctx, _: *mut c_void) {
             start(ctx, PAUSED_MS, on_put_back);
             return;
         }
-        if in_slices(|| crate::lock::put_back(&mut Running::new(ctx, &[], true), PUT_BACK_BATCH)) {
+        if in_slices(|| {
+            let locks = crate::lock::put_back(&mut Running::new(ctx, &[], true), PUT_BACK_BATCH);
+            crate::writebehind::put_back(&mut Running::new(ctx, &[], true), PUT_BACK_BATCH) || locks
+        }) {
             put_back_soon(ctx);
         }
         queues_soon(ctx);

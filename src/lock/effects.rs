@@ -72,7 +72,7 @@ pub fn propagate_put_back<S: Server>(server: &mut S, key: &[u8], token: i64) {
     server.replicate(APPLY, &[Word::Text("PUTBACK"), Word::Bytes(key), Word::Int(token)]);
 }
 
-/// The lock is gone: to be sent when [`crate::state::Aftermath::Forget`] says so.
+/// The lock is gone: to be sent when [`crate::state::Aftermath`] says so.
 pub fn propagate_forget<S: Server>(server: &mut S, key: &[u8], token: i64) {
     server.replicate(APPLY, &[Word::Text("FORGET"), Word::Bytes(key), Word::Int(token)]);
 }

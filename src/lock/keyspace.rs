@@ -152,7 +152,7 @@ pub fn forget<S: Server>(server: &mut S, key: Arg<'_>, token: i64) {
 }
 
 /// Gives evicted locks their keys back, at most `max`. True if some are left. Only for the primary, and only while it may
-/// write (see [`crate::state::Aftermath::PutBackSoon`]).
+/// write (see [`crate::state::Aftermath`]).
 pub fn put_back<S: Server>(server: &mut S, max: usize) -> bool {
     let home = server.db();
     for name in server.state().lock.names_in_limbo(max) {

@@ -9,7 +9,6 @@ pub mod effects;
 mod grant;
 mod holders;
 mod keyspace;
-mod limbo;
 mod record;
 mod request;
 mod state;

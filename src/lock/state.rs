@@ -1,29 +1,22 @@
 //! The lock family's memory: the records that are without a key, and counters. A lock whose key is there
 //! is not in it (see [`Lock`]).
-//!
-//! How a record leaves its key. The value tells first (`unlinked`), then, before anything else is unlinked, an event tells why
-//! (`key_event` for DEL, expiry and eviction, `linked` for RENAME and MOVE). When no event comes the value was overwritten, and
-//! the record goes with the next thing that happens. Primary and replica see these in the same order, so they agree. One
-//! thing they cannot tell: a lock overwritten by a plain write whose key is then evicted as the very next event looks like
-//! an evicted lock, and lives to the end of its lease.
-//!
-//! A replica sees one DEL for a deletion, an expiry and an eviction. It keeps the record until the primary puts the key back
-//! or says FORGET. The primary says so whenever it drops a record after a removal, so a replica drops none by a clock of its
-//! own.
+//! How a record leaves its key is told in [`crate::departures`]. A lock that was overwritten by a plain write and whose key is then evicted as
+//! the very next event looks like an evicted lock, and lives to the end of its lease.
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMs;
+use crate::departures::{Departures, Fate, FollowUp};
+use crate::limbo::Keyless;
 use crate::lock::holders::Holder;
-use crate::lock::limbo::Limbo;
 use crate::lock::record::Record;
 use crate::lock::request::Request;
 use crate::lock::value::Lock;
 use crate::name::Name;
 use crate::server::Waiter;
 use crate::sessions::Sessions;
-use crate::state::{Aftermath, KeyEvent};
+use crate::state::KeyEvent;
 use crate::wait_queue::WaitQueues;
 
 #[derive(Debug, Default)]
@@ -31,9 +24,7 @@ pub struct State {
     pub queues: WaitQueues<Request>,
     /// Holds that end with a connection, by their token.
     pub sessions: Sessions<i64>,
-    limbo: Limbo,
-    /// The value that left its name last, while it is open why.
-    unlinked: Option<Unlinked>,
+    departures: Departures<Parted>,
     tickets: u64,
     /// By database: what is in the keyspace.
     tallies: HashMap<usize, Tally>,
@@ -54,13 +45,27 @@ pub struct Counters {
     pub sessions_closed: u64,
 }
 
+/// A record whose key's value has left its name.
 #[derive(Debug)]
-struct Unlinked {
+struct Parted {
     ticket: u64,
-    name: Name,
     record: Record,
     /// Its queue is to be looked at for this alone.
     looked_at: bool,
+}
+
+impl Keyless for Parted {
+    fn heap_bytes(&self) -> usize {
+        self.record.heap_bytes()
+    }
+
+    fn token(&self) -> i64 {
+        self.record.token()
+    }
+
+    fn outlives(&self, event: KeyEvent, now: UnixMs) -> bool {
+        event == KeyEvent::Evicted && self.record.held(Some(now))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,36 +82,31 @@ struct SavedLimbo<'a> {
     record: &'a [u8],
 }
 
-/// Is the key gone after this event?
-fn removes(event: KeyEvent) -> bool {
-    matches!(event, KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted)
-}
-
 /// The kind of record in an RDB file.
 const LIMBO: u64 = 2;
 
 impl State {
     /// A value leaves its name; its record is kept until it is known why. Values whose record was taken out before, by our
-    /// own commands, are of no interest, but what left before them left for good: its event would have come by now.
+    /// own commands, are of no interest.
     pub fn unlinked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
-        self.unlinked = None;
         let looked_at = self.queues.look_at(db, key);
         let ticket = self.tickets.wrapping_add(1);
-        if let Some(record) = lock.unlink(ticket) {
+        let parted = lock.unlink(ticket).map(|record| Parted { ticket, record, looked_at });
+        if let Some(Parted { record, .. }) = &parted {
             self.tickets = ticket;
-            self.left(db, key, &record);
-            self.unlinked = Some(Unlinked { ticket, name: Name { db, key: key.into() }, record, looked_at });
+            self.left(db, key, record);
         }
+        self.departures.left(db, key, parted);
     }
 
     /// A value has come to this name: by RENAME, MOVE, COPY, RESTORE, or from an RDB file.
     pub fn linked(&mut self, db: usize, key: &[u8], lock: &mut Lock) {
-        self.take_from_limbo(db, key);
+        let is_its = |parted: &Parted| *lock == (Lock::Unlinked { ticket: parted.ticket });
+        let (back, gone) = self.departures.arrived(db, key, is_its);
+        gone.iter().for_each(|parted| self.sessions_left(db, key, &parted.record));
         self.queues.look_at(db, key);
-        if let Some(unlinked) = self.unlinked.take()
-            && *lock == (Lock::Unlinked { ticket: unlinked.ticket })
-        {
-            *lock = Lock::Held(unlinked.record);
+        if let Some(parted) = back {
+            *lock = Lock::Held(parted.record);
         }
         if let Some(record) = lock.record() {
             self.arrived(db, key, record);
@@ -122,122 +122,81 @@ impl State {
     }
 
     /// The key changed. `replayed`: by the primary or the AOF, so that a deletion may be an eviction there.
-    pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
-        if self.unlinked.is_none() && self.limbo.is_empty() {
-            return Aftermath::Nothing;
-        }
-        // Plain writes are not reported everywhere. Only the primary looks at them, and it tells what it makes of them.
-        let written = event == KeyEvent::Written;
-        if written && replayed {
-            return Aftermath::Nothing;
-        }
-        match self.unlinked.take_if(|unlinked| unlinked.name.is(db, key)) {
-            Some(unlinked) => self.removed(event, unlinked, now, replayed),
-            None => {
-                self.unlinked.take_if(|_| !written);
-                self.shadowed(event, db, key, replayed)
+    pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> FollowUp {
+        match self.departures.key_event(event, db, key, now, replayed) {
+            (Fate::Nothing, _) => FollowUp::default(),
+            (Fate::Kept, overwritten) => {
+                if let Some(parted) = overwritten {
+                    self.sessions_left(db, key, &parted.record);
+                }
+                self.kept(db, key, replayed);
+                FollowUp { put_back_soon: !replayed, ..FollowUp::default() }
             }
-        }
-    }
-
-    /// The value that was unlinked last is gone from its name, by `event`.
-    fn removed(&mut self, event: KeyEvent, unlinked: Unlinked, now: UnixMs, replayed: bool) -> Aftermath {
-        let Unlinked { name, record, looked_at, .. } = unlinked;
-        if removes(event) && replayed {
-            self.put_into_limbo(name, record);
-            Aftermath::Nothing
-        } else if event == KeyEvent::Evicted && record.held(Some(now)) {
-            if looked_at {
-                // It is held as before. A queue that was looked at would bring the key back at once, see `put_back`.
-                self.queues.never_mind(name.db, &name.key);
-            }
-            self.put_into_limbo(name, record);
-            Aftermath::PutBackSoon
-        } else {
-            self.dropped(event, &record)
-        }
-    }
-
-    /// Something happened to a key that is not a lock's. If a lock in limbo has that name, it was overwritten meanwhile.
-    fn shadowed(&mut self, event: KeyEvent, db: usize, key: &[u8], replayed: bool) -> Aftermath {
-        if removes(event) && replayed {
-            // The primary says FORGET if it means this lock.
-            return Aftermath::Nothing;
-        }
-        match self.take_from_limbo(db, key) {
-            Some(record) => {
+            (Fate::Gone { record: parted, told }, _) => {
+                self.sessions_left(db, key, &parted.record);
                 self.queues.look_at(db, key);
-                self.dropped(event, &record)
+                if matches!(event, KeyEvent::Deleted | KeyEvent::Written) {
+                    self.count_forgotten();
+                }
+                FollowUp { forget: told.then_some(parted.record.token()), ..FollowUp::default() }
             }
-            None => Aftermath::Nothing,
         }
     }
 
-    /// Replicas see for themselves when COPY or RESTORE put another value in place of the lock; the rest they are told.
-    fn dropped(&mut self, event: KeyEvent, record: &Record) -> Aftermath {
-        if matches!(event, KeyEvent::Replaced | KeyEvent::Loaded) {
-            return Aftermath::Nothing;
+    /// A record went into limbo.
+    fn kept(&mut self, db: usize, key: &[u8], replayed: bool) {
+        let Some(Parted { record, looked_at, .. }) = self.departures.limbo.get(db, key) else { return };
+        if *looked_at && !replayed {
+            // It is held as before. A queue that was looked at would bring the key back at once, see `put_back`.
+            self.queues.never_mind(db, key);
         }
-        if matches!(event, KeyEvent::Deleted | KeyEvent::Written) {
-            self.count_forgotten();
+        for holder in record.holders().iter() {
+            self.sessions.arrived(db, key, holder.session, &holder.token());
         }
-        Aftermath::Forget { token: record.token() }
     }
 
     /// The lock of this name that is held although its key is gone.
     pub fn in_limbo(&self, db: usize, key: &[u8]) -> Option<&Record> {
-        self.limbo.get(db, key)
+        self.departures.limbo.get(db, key).map(|parted| &parted.record)
     }
 
     pub fn take_from_limbo(&mut self, db: usize, key: &[u8]) -> Option<Record> {
-        let record = self.limbo.take(db, key)?;
+        let parted = self.departures.limbo.take(db, key)?;
+        self.sessions_left(db, key, &parted.record);
+        Some(parted.record)
+    }
+
+    fn sessions_left(&mut self, db: usize, key: &[u8], record: &Record) {
         for holder in record.holders().iter() {
             self.sessions.left(db, key, holder.session, &holder.token());
         }
-        Some(record)
-    }
-
-    fn put_into_limbo(&mut self, name: Name, record: Record) {
-        self.take_from_limbo(name.db, &name.key);
-        for holder in record.holders().iter() {
-            self.sessions.arrived(name.db, &name.key, holder.session, &holder.token());
-        }
-        self.limbo.insert(name, record);
     }
 
     /// Drops the record of this name and token, if it is without a key.
     pub fn drop_keyless(&mut self, db: usize, key: &[u8], token: i64) {
-        self.unlinked.take_if(|lost| lost.name.is(db, key) && lost.record.token() == token);
-        if self.limbo.get(db, key).is_some_and(|record| record.token() == token) {
-            self.take_from_limbo(db, key);
+        if let Some(parted) = self.departures.take(db, key, token) {
+            self.sessions_left(db, key, &parted.record);
             self.queues.look_at(db, key);
         }
     }
 
     pub fn names_in_limbo(&self, max: usize) -> Vec<Name> {
-        self.limbo.names(max)
+        self.departures.limbo.names(max)
     }
 
     /// One database (`Some`) or all of them are empty now. Tokens go on growing.
     pub fn flushed(&mut self, db: Option<usize>) {
         self.queues.look_at_all(db);
         self.sessions.flushed(db);
-        let Some(db) = db else {
-            self.unlinked = None;
-            self.limbo = Limbo::default();
-            self.tallies.clear();
-            return;
-        };
-        self.unlinked.take_if(|unlinked| unlinked.name.db == db);
-        self.limbo.flush(db);
-        self.tallies.remove(&db);
+        self.departures.flushed(db);
+        match db {
+            None => self.tallies.clear(),
+            Some(db) => drop(self.tallies.remove(&db)),
+        }
     }
 
     pub fn swapped(&mut self, a: usize, b: usize) {
-        if let Some(unlinked) = &mut self.unlinked {
-            unlinked.name.swap(a, b);
-        }
-        self.limbo.swap(a, b);
+        self.departures.swapped(a, b);
         self.sessions.swapped(a, b);
         self.queues.look_at_all(Some(a));
         self.queues.look_at_all(Some(b));
@@ -248,8 +207,8 @@ impl State {
 
     /// What an RDB file carries: what is in limbo.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
-        for (name, record) in self.limbo.iter() {
-            let saved = SavedLimbo { db: name.db, key: &name.key, record: &record.encode(Vec::new()) };
+        for (name, parted) in self.departures.limbo.iter() {
+            let saved = SavedLimbo { db: name.db, key: &name.key, record: &parted.record.encode(Vec::new()) };
             if let Ok(bytes) = postcard::to_extend(&saved, Vec::new()) {
                 emit(LIMBO, &bytes);
             }
@@ -264,8 +223,9 @@ impl State {
             if !rest.is_empty() {
                 return None;
             }
-            // Its token is below the reserve.
-            self.put_into_limbo(Name { db: saved.db, key: saved.key.into() }, record);
+            // Its token is below the reserve, and no connection is saved.
+            let name = Name { db: saved.db, key: saved.key.into() };
+            self.departures.limbo.insert(name, Parted { ticket: 0, record, looked_at: false });
         }
         Some(())
     }
@@ -285,9 +245,7 @@ impl State {
         let tally = self.tallies.entry(db).or_default();
         tally.locks = tally.locks.saturating_sub(1);
         tally.heap_bytes = tally.heap_bytes.saturating_sub(record.heap_bytes());
-        for holder in record.holders().iter() {
-            self.sessions.left(db, key, holder.session, &holder.token());
-        }
+        self.sessions_left(db, key, record);
     }
 
     /// Holders have left a record in the keyspace, which others hold still. It had `before` heap bytes, and has `after`.
@@ -344,12 +302,12 @@ impl State {
 
     /// Locks in the keyspace and in limbo; expired ones count until their key goes.
     pub fn locks(&self) -> usize {
-        self.tallies.values().map(|tally| tally.locks).sum::<usize>().saturating_add(self.limbo.len())
+        self.tallies.values().map(|tally| tally.locks).sum::<usize>().saturating_add(self.departures.limbo.len())
     }
 
     /// Locks that are held although their key was evicted, and wait to be put back.
     pub fn limbo_len(&self) -> usize {
-        self.limbo.len()
+        self.departures.limbo.len()
     }
 
     /// Bytes of all records with their owners' names, without the server's own part of the keys.
@@ -358,6 +316,6 @@ impl State {
             let values = tally.locks.saturating_mul(size_of::<Lock>());
             values.saturating_add(tally.heap_bytes)
         });
-        in_keys.sum::<usize>().saturating_add(self.limbo.bytes())
+        in_keys.sum::<usize>().saturating_add(self.departures.limbo.bytes())
     }
 }

@@ -14,7 +14,7 @@ pub struct Get;
 pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
     Ok(match look(server, key)? {
         Cached::Fresh(value) => Some(value),
-        Cached::Stale(_) | Cached::Missing => None,
+        Cached::Stale(_) | Cached::Missing | Cached::Deleted | Cached::Pending => None,
     })
 }
 

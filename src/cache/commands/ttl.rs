@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::reply::Reply;
 use crate::server::{Expiry, Server};
 use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
+use crate::state::Dirty;
 
 pub struct Ttl;
 
@@ -36,18 +37,29 @@ impl Command for Ttl {
     /// `[soft, hard]`: the two differ while the value has a grace.
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let (db, now) = (server.db(), server.now().to_ms());
+        // A dirty value is there until the origin has it.
+        let kept = match server.state().dirty(db, key.bytes) {
+            Some(Dirty::Value(_)) => Some(-1),
+            Some(Dirty::Deleted | Dirty::Unknown) => return Ok(both(-2)),
+            None => None,
+        };
         if server.state().cache.is_retired(db, key.bytes) {
-            return Ok(Reply::Ints(smallvec![-2, -2]));
+            return Ok(both(kept.unwrap_or(-2)));
         }
         let hard = match server.expiry(key) {
-            Expiry::NoKey => return Ok(Reply::Ints(smallvec![-2, -2])),
+            Expiry::NoKey => return Ok(both(kept.unwrap_or(-2))),
             Expiry::Never => None,
             Expiry::At(at) => Some(at.since(now).max(0)),
         };
         let soft = soft_expiry(server, key).map(|soft| soft.since(now).max(0));
+        let soft = if soft == Some(0) { kept.or(soft) } else { soft };
         let soft = soft.map_or(hard, |soft| Some(hard.map_or(soft, |hard| soft.min(hard))));
         Ok(Reply::Ints(smallvec![soft.unwrap_or(-1), hard.unwrap_or(-1)]))
     }
+}
+
+fn both(ms: i64) -> Reply<'static> {
+    Reply::Ints(smallvec![ms, ms])
 }
 
 #[cfg(test)]

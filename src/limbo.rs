@@ -1,23 +1,42 @@
-//! Locks that are held although their key is gone: it was evicted, and is to be put back.
+//! Records that live on although their key is gone: it was evicted, and is to be put back.
 
 use hashbrown::HashMap;
 
-use crate::lock::record::Record;
+use crate::clock::UnixMs;
 use crate::name::{Name, NameRef};
+use crate::state::KeyEvent;
 
-#[derive(Debug, Default)]
-pub struct Limbo {
-    records: HashMap<Name, Record>,
+/// What can be without its key.
+pub trait Keyless {
+    /// Bytes that it takes besides its own size.
+    fn heap_bytes(&self) -> usize;
+
+    /// Tells it from a later one of the same name.
+    fn token(&self) -> i64;
+
+    /// Does it live on when its key is taken away like this?
+    fn outlives(&self, event: KeyEvent, now: UnixMs) -> bool;
+}
+
+#[derive(Debug)]
+pub struct Limbo<R> {
+    records: HashMap<Name, R>,
     bytes: usize,
 }
 
+impl<R> Default for Limbo<R> {
+    fn default() -> Limbo<R> {
+        Limbo { records: HashMap::new(), bytes: 0 }
+    }
+}
+
 /// Bytes of an entry, without the free slots of the table.
-fn entry_bytes(name: &Name, record: &Record) -> usize {
-    let fixed = size_of::<Name>().saturating_add(size_of::<Record>());
+fn entry_bytes<R: Keyless>(name: &Name, record: &R) -> usize {
+    let fixed = size_of::<Name>().saturating_add(size_of::<R>());
     fixed.saturating_add(name.key.len()).saturating_add(record.heap_bytes())
 }
 
-impl Limbo {
+impl<R: Keyless> Limbo<R> {
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -26,7 +45,7 @@ impl Limbo {
         self.records.is_empty()
     }
 
-    pub fn get(&self, db: usize, key: &[u8]) -> Option<&Record> {
+    pub fn get(&self, db: usize, key: &[u8]) -> Option<&R> {
         self.records.get(&NameRef { db, key })
     }
 
@@ -34,13 +53,15 @@ impl Limbo {
         self.bytes
     }
 
-    pub fn insert(&mut self, name: Name, record: Record) {
-        self.take(name.db, &name.key);
+    /// What had the name before.
+    pub fn insert(&mut self, name: Name, record: R) -> Option<R> {
+        let before = self.take(name.db, &name.key);
         self.bytes = self.bytes.saturating_add(entry_bytes(&name, &record));
         self.records.insert(name, record);
+        before
     }
 
-    pub fn take(&mut self, db: usize, key: &[u8]) -> Option<Record> {
+    pub fn take(&mut self, db: usize, key: &[u8]) -> Option<R> {
         if self.records.is_empty() {
             return None;
         }
@@ -58,7 +79,7 @@ impl Limbo {
         self.records.keys().take(max).cloned().collect()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Record)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &R)> {
         self.records.iter()
     }
 
