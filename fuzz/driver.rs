@@ -13,6 +13,7 @@ use keyward::ratelimit::concurrency::Slots;
 use keyward::ratelimit::limiter::Limiter;
 use keyward::server::Server;
 use keyward::state::{KeyEvent, State};
+use keyward::writebehind::Handle;
 
 /// The key that loaded values get, and that corpus scripts use.
 const KEY: &str = "k";
@@ -52,11 +53,12 @@ fn step(server: &mut FakeServer, argv: Vec<Vec<u8>>) {
     }
 }
 
-/// What a refused command may have replicated: that a lock in its way had expired, or was still held; and what became of those
+/// What a refused command may have replicated: that a lock in its way had expired, or was still held, and the same of queues; and what became of those
 /// who waited and whose time had come.
 fn assert_no_effect(replicated: &[Vec<Vec<u8>>], answered: usize) {
     let is_upkeep = |words: &&Vec<Vec<u8>>| {
-        words[0] == b"DEL" || matches!(words.get(1).map(Vec::as_slice), Some(b"FORGET" | b"PUTBACK"))
+        words[0] == b"DEL"
+            || matches!(words.get(1).map(Vec::as_slice), Some(b"FORGET" | b"PUTBACK" | b"WBFORGET" | b"WBPUTBACK"))
     };
     let effects: Vec<_> = replicated.iter().filter(|words| !is_upkeep(words)).collect();
     assert!(effects.len() <= answered, "an error replicated {effects:?}");
@@ -78,7 +80,8 @@ macro_rules! call_by_name {
 }
 every_command!(call_by_name);
 
-/// A dump. Its first byte says of what: a limiter, a lock, a record of an RDB file, whose kind is in the next two bytes, or slots.
+/// A dump. Its first byte says of what: a limiter, a lock, a record of an RDB file, whose kind is in the next two bytes, slots, or a
+/// queue.
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
 pub fn load_dump(input: &[u8]) {
     match input.split_first() {
@@ -86,15 +89,18 @@ pub fn load_dump(input: &[u8]) {
         Some((1, bytes)) => load_value::<Lock>(bytes, 64 * 1024),
         Some((2, [low, high, bytes @ ..])) => load_record(u64::from(u16::from_le_bytes([*low, *high])), bytes),
         Some((3, bytes)) => load_value::<Slots>(bytes, 512 * 1024),
+        Some((4, bytes)) => load_value::<Handle>(bytes, 512 * 1024),
         _ => {}
     }
 }
 
 fn load_value<T: NativeValue>(bytes: &[u8], most: usize) {
-    let Some(value) = T::decode(bytes) else { return };
+    let Some(mut value) = T::decode(bytes) else { return };
     let mut server = FakeServer::new();
     assert_eq!(value.encode(&server.state), bytes, "a value is written as it was read");
     assert!(value.memory(&server.state) <= most, "the bytes cannot make it take any memory they like");
+    let now = server.now();
+    value.linked(0, KEY.as_bytes(), &mut server.state, now);
     server.put_native(Arg::named(KEY.as_bytes()), value, None);
     use_key(&mut server);
 }
@@ -134,6 +140,22 @@ fn use_key(server: &mut FakeServer) {
         "ratelimit.check k GCRA 7 EX 60 BURST 100 FIXED 9 EX 60 RESERVE 1 COST 2",
         "ratelimit.refund k GCRA 7 EX 60 40 EX 60 COST 1",
         "ratelimit.ban k PX 1",
+        "writebehind.info k",
+        "writebehind.dead k",
+        "writebehind.incrby k a 5",
+        "writebehind.set k b 7 PX 100 TAGS 1 a",
+        "writebehind.config k ATTEMPTS 1",
+        "writebehind.claim k w COUNT 100 LEASE 50",
+        "writebehind.del k a",
+        "writebehind.ack k w a 7 b 7",
+        "advance 60",
+        "writebehind.claim k w COUNT 100",
+        "writebehind.requeue k a",
+        "writebehind.drop k b",
+        "cache.get a",
+        "cache.fetch b",
+        "evict k",
+        "writebehind.incrby k a -1",
         "lock.info k",
         "lock.validate k 1",
         "lock.extend k owner PX 1000",

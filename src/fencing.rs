@@ -42,7 +42,7 @@ pub struct Fencing {
 impl Fencing {
     /// The next token; `None` when no number is left below [`TOKEN_END`].
     pub fn grant(&mut self, now: UnixUs) -> Option<Granted> {
-        let token = self.last.saturating_add(1).max(now.0);
+        let token = self.peek(now);
         if !is_token(token) {
             return None;
         }
@@ -53,6 +53,11 @@ impl Fencing {
             self.reserve
         });
         Some(Granted { token, reserve })
+    }
+
+    /// The token that would be granted now.
+    pub fn peek(&self, now: UnixUs) -> i64 {
+        self.last.saturating_add(1).max(now.0)
     }
 
     /// A token granted by the primary, or before the file was written.

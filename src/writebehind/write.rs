@@ -20,7 +20,6 @@ struct Plan {
     joins: bool,
     now: UnixMs,
     due: UnixMs,
-    last_version: i64,
     /// The increment that this one would join with.
     pending: Option<i64>,
     /// The key's value by this queue.
@@ -50,11 +49,12 @@ fn plan<S: Server>(server: &mut S, queue: Arg<'_>, key: Arg<'_>) -> Result<Plan,
     if queue.bytes == key.bytes {
         return Err(Error::QueueIsKey);
     }
-    let now = server.now().to_ms();
+    let (moment, now) = (server.now(), server.now().to_ms());
     let id = keyspace::open(server, queue)?;
+    let next_version = server.state().fencing.peek(moment);
     let state = &mut server.state().writebehind;
     let Some((id, of)) = id.and_then(|id| Some((id, state.queue(id)?))) else {
-        return Ok(Plan { id: None, joins: false, now, due: now, last_version: 0, pending: None, view: None });
+        return Ok(Plan { id: None, joins: false, now, due: now, pending: None, view: None });
     };
     let entry = state.entry_of(id, key.bytes).and_then(|entry| of.entry(entry));
     let joined = entry.and_then(|entry| entry.joins(state.frozen_to()));
@@ -64,10 +64,13 @@ fn plan<S: Server>(server: &mut S, queue: Arg<'_>, key: Arg<'_>) -> Result<Plan,
         joins: joined.is_some(),
         now,
         due: of.settings.due(now, joined.map_or(now, |record| record.since)),
-        last_version: entry.map_or(0, Entry::last_version),
         pending: joined.and_then(|record| if let Op::IncrBy { by, .. } = record.op { Some(by) } else { None }),
         view: entry.and_then(Entry::view).map(Base::of),
     };
+    if entry.is_some_and(|entry| next_version <= entry.last_version()) {
+        // Only a forged dump has versions from the future.
+        return Err(Error::NoTokenLeft);
+    }
     if full {
         state.counters.refused = state.counters.refused.saturating_add(1);
         return Err(Error::QueueFull);
@@ -79,10 +82,6 @@ impl Plan {
     /// Gives the write its version.
     fn mark<S: Server>(&self, server: &mut S) -> Result<Mark, Error> {
         let version = fencing::next_token(server)?;
-        if version <= self.last_version {
-            // Only a forged dump has versions from the future.
-            return Err(Error::NoTokenLeft);
-        }
         Ok(Mark { version, now: self.now, due: self.due, joins: self.joins })
     }
 
