@@ -13,6 +13,7 @@ pub struct Config {
     pub waiters_per_key_max: i64,
     pub negatives_max: i64,
     pub fence_tags_max: i64,
+    pub intents_max: i64,
     pub save_metadata: bool,
     pub cl_throttle: &'static str,
 }
@@ -106,14 +107,20 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "fence-tags-max",
-        summary: "How many invalidated tags are remembered in each database while loads are under way. Beyond it a FILL in doubt \
-                  is refused.",
+        summary: "How many invalidated tags are remembered in each database while loads or database writes are under way. Beyond \
+                  it a FILL or COMMIT in doubt is refused.",
         kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.fence_tags_max },
         mutable: true,
     },
     Setting {
+        name: "intents-max",
+        summary: "How many database writes (CACHE.INTENT) may be under way at once. Beyond it INTENT is refused.",
+        kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.intents_max },
+        mutable: true,
+    },
+    Setting {
         name: "save-metadata",
-        summary: "Whether RDB files carry tags, version floors, soft expiries, negative answers and the fencing reserve. With no, they are gone after a restart \
+        summary: "Whether RDB files carry tags, version floors, soft expiries, negative answers, intents and the fencing reserve. With no, they are gone after a restart \
                   and missing on replicas; see docs/removing.md.",
         kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
         mutable: false,
@@ -140,6 +147,7 @@ impl Default for Config {
             waiters_per_key_max: 0,
             negatives_max: 0,
             fence_tags_max: 0,
+            intents_max: 0,
             save_metadata: false,
             cl_throttle: "",
         };

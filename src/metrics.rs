@@ -69,6 +69,17 @@ pub static SECTIONS: &[Section] = &[
                 |s| s.cache.counters.fills_refused,
             ),
             counter("cache_load_failures", "Loads that were given up with FAIL.", |s| s.cache.counters.load_failures),
+            gauge("cache_intents", "Database writes under way; on a replica, their keys.", |s| size(s.cache.intents())),
+            counter("cache_intents_full", "INTENTs that were refused: intents-max.", |s| s.cache.counters.intents_full),
+            counter("cache_intent_timeouts", "Intents that ran out: a writer died or was too slow.", |s| {
+                s.cache.counters.intent_timeouts
+            }),
+            counter("cache_commits", "COMMITs that stored their value, or removed the key as they were to.", |s| {
+                s.cache.counters.commits
+            }),
+            counter("cache_commits_refused", "COMMITs whose value was not stored: it was in doubt.", |s| {
+                s.cache.counters.commits_refused
+            }),
             gauge("cache_waiters", "Clients that wait for a load.", |s| size(s.cache.waiters())),
             counter("cache_waits", "Clients that ever waited for a load.", |s| s.cache.counters.waits),
             counter("cache_waits_refused", "Clients that could not wait: waiters-max or waiters-per-key-max.", |s| {
@@ -83,7 +94,7 @@ pub static SECTIONS: &[Section] = &[
             counter("cache_negatives_dropped", "Negative answers dropped early: more than negatives-max.", |s| {
                 s.cache.negatives_dropped()
             }),
-            gauge("cache_fence_tags", "Invalidated tags that are remembered for the sake of loads under way.", |s| {
+            gauge("cache_fence_tags", "Invalidated tags that are remembered for loads and writes under way.", |s| {
                 size(s.cache.fence_tags())
             }),
             gauge("cache_soft_expiries", "Keys whose grace, or the time of whose load, is remembered.", |s| {

@@ -1,5 +1,5 @@
-//! What RDB files carry of the cache family: tags, version floors, the history of invalidated tags, soft expiries and negative
-//! answers.
+//! What RDB files carry of the cache family: tags, version floors, the history of invalidated tags, soft expiries, negative
+//! answers, and which keys are being written in the database.
 //!
 //! A chunk is a kind and up to about 64 KiB of records of that kind, one after the other in postcard's format. Records
 //! come before the keys and wait until their key has come; what is left over is dropped at the end of loading.
@@ -19,6 +19,7 @@ const FLOORS: u64 = 2;
 const TAGS: u64 = 3;
 const FRESHNESS: u64 = 4;
 const NEGATIVES: u64 = 5;
+const INTENTS: u64 = 6;
 
 /// A chunk is written when it is at least this long.
 const CHUNK: usize = 64 * 1024;
@@ -71,6 +72,12 @@ struct Negative<'a> {
     tags: Vec<&'a [u8]>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Intent<'a> {
+    db: u32,
+    key: &'a [u8],
+}
+
 impl State {
     /// Hands out everything that is to be saved, in chunks: kind and bytes.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
@@ -96,6 +103,11 @@ impl State {
                 chunk.add(NEGATIVES, &Negative { db, key, until: until.0, tags });
             }
         }
+        for name in self.intents.names() {
+            if let Ok(db) = u32::try_from(name.db) {
+                chunk.add(INTENTS, &Intent { db, key: &name.key });
+            }
+        }
         chunk.flush();
     }
 
@@ -108,6 +120,7 @@ impl State {
             TAGS => State::load_tag,
             FRESHNESS => State::load_freshness,
             NEGATIVES => State::load_negative,
+            INTENTS => State::load_intent,
             _ => return Some(()),
         };
         while !bytes.is_empty() {
@@ -168,6 +181,12 @@ impl State {
             return None;
         }
         self.database(config, number(db)?).negatives.put(key, UnixMs(until), &tags).ok()?;
+        Some(rest)
+    }
+
+    fn load_intent<'a>(&mut self, _: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
+        let (Intent { db, key }, rest) = postcard::take_from_bytes(bytes).ok()?;
+        self.intents.adopt(number(db)?, key);
         Some(rest)
     }
 }

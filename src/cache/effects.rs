@@ -4,6 +4,7 @@
 //! - `STALETAG unix-ms tag [tag ...]`: they are stale, as far as they have a grace;
 //! - `STALE soft-unix-ms key hard-unix-ms [key hard-unix-ms ...]`: a key's value is stale since then, and goes at the second moment;
 //! - `FLOOR key version until-unix-ms`: versions up to this one are refused;
+//! - `INTENT key`, `NOINTENT key`: the key is being written in the database; that is over;
 //! - `NEGATIVE key until-unix-ms [tag ...]`, `NONEGATIVE key [key ...]`: the origin has nothing of the key; that is over.
 
 use smallvec::SmallVec;
@@ -33,6 +34,10 @@ pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) ->
         negative(args, server)
     } else if effect.is("NONEGATIVE") {
         no_negative(args, server)
+    } else if effect.is("INTENT") {
+        intent(args, server, State::adopt_intent)
+    } else if effect.is("NOINTENT") {
+        intent(args, server, State::end_intents)
     } else if effect.is("FLOOR") {
         floor(args, server)
     } else {
@@ -107,6 +112,19 @@ fn no_negative<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Err
     Ok(())
 }
 
+/// The value that was committed, or the UNLINK, came before the end.
+fn intent<S: Server>(
+    args: &mut Args<'_>,
+    server: &mut S,
+    apply: impl Fn(&mut State, usize, &[u8]),
+) -> Result<(), Error> {
+    let key = args.take().ok_or(Error::BadEffect)?;
+    args.end().map_err(|_| Error::BadEffect)?;
+    let db = server.db();
+    apply(&mut server.state().cache, db, key.bytes);
+    Ok(())
+}
+
 /// The key itself goes by an UNLINK that came before.
 fn floor<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let key = args.take().ok_or(Error::BadEffect)?;
@@ -177,6 +195,10 @@ mod tests {
             "NEGATIVE k",
             "NEGATIVE k x",
             "NONEGATIVE",
+            "INTENT",
+            "INTENT k x",
+            "NOINTENT",
+            "NOINTENT k x",
             "OTHER k",
         ] {
             assert_eq!(server.call::<Apply>(&format!("KEYWARD.APPLY {line}")), Err(Error::BadEffect), "{line}");

@@ -4,7 +4,8 @@
 //! Invariants:
 //! - a key has at most one live lease;
 //! - everybody who waits for a key has a load that is out and may answer him: the live one, or one that was revoked after he
-//!   came. When a load ends otherwise, the queue is settled;
+//!   came. When a load ends otherwise, the queue is settled. (While the key is being written in the database, its
+//!   [intents](super::intent) take the place of a load: there is none then, and the queue is settled when they are over.)
 //! - one sequence orders leases, invalidations and arrivals.
 //!
 //! Nothing of this is saved or replicated. It is all keyed by the number of the database, since that is what clients wait in:
@@ -81,7 +82,7 @@ pub(super) struct Terms {
 /// Why nobody is elected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Somebody loads.
+    /// Somebody loads, or writes.
     Loading,
     /// The last load failed, with this message.
     Failed(Rc<[u8]>),
@@ -214,6 +215,27 @@ impl Leases {
         let at = self.next();
         if let Some(database) = self.databases.get_mut(&db) {
             database.fence.invalidated(tag, at, max);
+        }
+    }
+
+    /// A number that no lease has, and that stands for something else than a load.
+    pub fn next_token(&mut self) -> Token {
+        Token { epoch: self.epoch, number: self.next_number() }
+    }
+
+    /// From now on the fence of the database remembers invalidated tags, as if a load were out that began at this place in the
+    /// sequence. To be followed by [`close_fence`](Leases::close_fence).
+    pub fn open_fence(&mut self, db: usize) -> u64 {
+        let began = self.next();
+        self.databases.entry(db).or_default().fence.opened(began);
+        began
+    }
+
+    pub fn close_fence(&mut self, db: usize, began: u64) {
+        let Some(database) = self.databases.get_mut(&db) else { return };
+        database.fence.closed(began);
+        if database.is_empty() {
+            self.databases.remove(&db);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod effects;
 mod fence;
 mod fill;
 mod freshness;
+mod intent;
 mod invariants;
 mod key_table;
 mod lease;
@@ -32,6 +33,7 @@ mod tags;
 pub mod version_floor;
 mod write;
 mod write_options;
+mod write_through;
 
 pub use reclaim::{check_ghosts, reclaim};
 pub use single_flight::due;

@@ -1,6 +1,8 @@
 //! What a CACHE read finds: the value, and whether it is fresh, stale or invalid.
 
 use super::freshness::fingerprint;
+use super::intent::Standing;
+use super::write_through::standing;
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
@@ -13,7 +15,7 @@ pub(super) enum Cached {
     /// No key, or one that was invalidated.
     Missing,
     Fresh(StringValue),
-    /// Past its soft expiry, within its grace.
+    /// Past its soft expiry, within its grace; or it is being written in the database.
     Stale(StringValue),
     /// A write-behind queue has the deletion of the key.
     Deleted,
@@ -49,6 +51,17 @@ pub(super) fn look_cached<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cac
     if server.state().cache.remembers_nothing() {
         return Ok(server.string(key)?.map_or(Cached::Missing, Cached::Fresh));
     }
+    let standing = standing(server, key);
+    if standing == Standing::RunOut {
+        return Ok(Cached::Missing);
+    }
+    Ok(match look_at_age(server, key)? {
+        Cached::Fresh(value) if standing == Standing::Open => Cached::Stale(value),
+        found => found,
+    })
+}
+
+fn look_at_age<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     let db = server.db();
     let retired = server.state().cache.retired(db, key.bytes);
     if retired.is_some_and(|retired| retired.stale_since.is_none()) {

@@ -82,7 +82,7 @@ pub(super) fn make_stale_later<S: Server>(
     at: UnixMs,
 ) -> usize {
     for key in keys {
-        server.state().cache.leases.revoke(db, key, Some(retirement));
+        server.state().cache.revoke(db, key, Some(retirement));
     }
     staleness::make_stale(server, keys, at)
 }

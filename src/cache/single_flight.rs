@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::early_refresh;
 use super::lease::Token;
 use super::leases::{Hold, Seat, Terms};
 use super::read::{Cached, look};
+use super::{early_refresh, write_through};
 use crate::args::Arg;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -113,7 +113,8 @@ pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish
 
 fn is_negative<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
     let (db, now) = (server.db(), server.now().to_ms());
-    server.state().cache.is_negative(db, key.bytes, now)
+    let cache = &server.state().cache;
+    cache.is_negative(db, key.bytes, now) && !cache.intents.holds(db, key.bytes)
 }
 
 fn hard_expiry<S: Server>(server: &mut S, key: Arg<'_>) -> Expiry {
@@ -176,6 +177,9 @@ fn missing<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, has_value: bool)
 /// What keeps callers from loading the key. First whatever has run out goes, and those who wait come before this one.
 fn hold<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Hold> {
     let db = server.db();
+    if server.state().cache.intents.holds(db, key.bytes) {
+        return Some(Hold::Loading);
+    }
     if server.state().cache.leases.is_idle() {
         return None;
     }
@@ -219,8 +223,11 @@ pub(super) fn end_what_ran_out<S: Server>(server: &mut S, db: usize, key: &[u8])
     }
 }
 
-/// Deals with one key of which something has run out. Whether there may be more.
+/// Deals with one key of which something has run out. Whether there may be more. Only for a primary that may write.
 pub fn due<S: Server>(server: &mut S) -> bool {
+    if write_through::due(server) {
+        return true;
+    }
     let now = server.now().to_ms();
     let Some((db, key)) = server.state().cache.leases.next_due(now) else { return false };
     server.select(db);
@@ -261,12 +268,14 @@ fn answer_some<S: Server>(
     answered
 }
 
-/// A value was stored under the key by another way than FILL: everybody who waits has his answer, and no load matters.
+/// A value was stored under the key by another way than FILL: everybody who waits has his answer, and no load matters. Unless
+/// the key is being written in the database: then the value may be old, and they wait for the end of that.
 pub(super) fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>) {
-    if server.state().cache.leases.is_idle() {
+    let db = server.db();
+    let cache = &server.state().cache;
+    if cache.leases.is_idle() || cache.intents.holds(db, key.bytes) {
         return;
     }
-    let db = server.db();
     if server.state().cache.leases.waiters_of(db, key.bytes) > 0 {
         answer_all(server, key.bytes, None, "HIT", Some(&Rc::from(value.bytes)));
     }
@@ -274,10 +283,11 @@ pub(super) fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>
 }
 
 /// A load has ended and brought nothing for those who (still) wait: they get what there is by now, or the oldest of them whose
-/// connection lives is elected. In the selected database.
+/// connection lives is elected. While the key is being written in the database they go on waiting. In the selected database.
 pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
     let (db, now) = (server.db(), server.now().to_ms());
-    if server.state().cache.leases.waiters_of(db, key.bytes) == 0 {
+    let cache = &server.state().cache;
+    if cache.leases.waiters_of(db, key.bytes) == 0 || cache.intents.holds(db, key.bytes) {
         server.state().cache.leases.tidy(db, key.bytes);
         return;
     }
@@ -383,13 +393,14 @@ pub(super) fn given_up<S: Server>(server: &mut S, key: Arg<'_>, retry_ms: i64) {
     settle(server, key);
 }
 
-/// Keys were invalidated by name: their leases are over, also where there is no key, and the origin may have something again.
+/// Keys were invalidated by name: their leases are over, also where there is no key, writes that are under way must not store,
+/// and the origin may have something again.
 pub(super) fn revoke<S: Server>(server: &mut S, keys: &[&[u8]]) {
     let db = server.db();
     let mut ended: SmallVec<[Word<'_>; 16]> = smallvec![Word::Text("NONEGATIVE")];
     let cache = &mut server.state().cache;
     for &key in keys {
-        cache.leases.revoke(db, key, None);
+        cache.revoke(db, key, None);
         if cache.end_negative(db, key) {
             ended.push(Word::Bytes(key));
         }

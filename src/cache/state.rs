@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::database::{Database, bound};
 use super::freshness::Freshness;
+use super::intent::Intents;
 use super::leases::Leases;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
@@ -26,6 +27,7 @@ pub struct State {
     /// Made when something is to be remembered, dropped by the sweep when nothing is.
     pub(super) databases: BTreeMap<usize, Database>,
     pub(super) leases: Leases,
+    pub(super) intents: Intents,
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
     pub(super) doomed: Vec<(usize, Box<[u8]>)>,
@@ -71,6 +73,12 @@ pub struct Counters {
     pub fills: u64,
     pub fills_refused: u64,
     pub load_failures: u64,
+    /// COMMITs that stored or removed their key as they were to, and those after which the key had to go (or a newer value
+    /// stayed). INTENTs that were refused because too many were open, and that ran out.
+    pub commits: u64,
+    pub commits_refused: u64,
+    pub intents_full: u64,
+    pub intent_timeouts: u64,
     /// Callers that waited, that were refused to, and that were answered by a load they did not do.
     pub waits: u64,
     pub waits_refused: u64,
@@ -99,7 +107,7 @@ impl State {
     /// Nothing at all is known of any key: the fast way for reads.
     #[inline]
     pub fn remembers_nothing(&self) -> bool {
-        self.databases.is_empty()
+        self.databases.is_empty() && self.intents.is_empty()
     }
 
     /// Was the key invalidated, and not written since? For CACHE commands it is missing then.
@@ -156,9 +164,10 @@ impl State {
         self.databases.get_mut(&db).is_some_and(|database| database.negatives.remove(key))
     }
 
-    /// Whether plain writes have to be noticed: of a retired key, and of one that is being refreshed.
+    /// Whether plain writes have to be noticed: of a retired key, of one that is being refreshed, and of one that is being
+    /// written in the database.
     pub fn needs_write_events(&self) -> bool {
-        self.has_retired() || self.leases.is_refreshing()
+        self.has_retired() || self.leases.is_refreshing() || self.intents.any_open()
     }
 
     /// A client waits no more; whoever he waited for need not answer him.
@@ -171,9 +180,9 @@ impl State {
         self.leases.look_at(db, key);
     }
 
-    /// When the next lease runs out, or work is due at once.
+    /// When the next lease or intent runs out, or work is due at once. Of a primary.
     pub fn next_deadline(&self) -> Option<UnixMs> {
-        self.leases.next_deadline()
+        [self.leases.next_deadline(), self.intents.next_deadline()].into_iter().flatten().min()
     }
 
     /// A number that no server had before: tokens begin with it.
@@ -181,9 +190,11 @@ impl State {
         self.leases.epoch = epoch;
     }
 
-    /// This server is a replica now. It gives out no leases, and has sent those who waited away.
+    /// This server is a replica now. It gives out no leases, and has sent those who waited away. What is being written in the
+    /// database stays hidden until the new primary says otherwise.
     pub fn demoted(&mut self) {
         self.leases.drop_all();
+        self.intents.demoted();
     }
 
     /// Loads that are out.
@@ -346,9 +357,16 @@ impl State {
         self.leases.tag_invalidated(db, tag, bound(config.fence_tags_max));
     }
 
-    /// What a key event means to a load of the key that is under way.
-    fn lease_event(&mut self, event: KeyEvent, db: usize, key: &[u8]) {
-        if self.leases.is_idle() {
+    /// The key was changed, or its value invalidated: nothing may be stored that was begun before, be it a load or a write. With
+    /// `retirement`, before that one.
+    pub(super) fn revoke(&mut self, db: usize, key: &[u8], retirement: Option<u64>) {
+        self.leases.revoke(db, key, retirement);
+        self.intents.spoil(db, key, retirement);
+    }
+
+    /// What a key event means to loads and writes of the key that are under way.
+    fn revoking_event(&mut self, event: KeyEvent, db: usize, key: &[u8]) {
+        if self.leases.is_idle() && self.intents.is_empty() {
             return;
         }
         let retirement = self.retired(db, key).map(|retired| retired.number);
@@ -357,13 +375,13 @@ impl State {
             // The old value may go by itself. But where there was none, one was written and has expired since.
             KeyEvent::Expired | KeyEvent::Evicted if self.leases.value_gone(db, key) => {}
             KeyEvent::Expired | KeyEvent::Evicted => self.leases.revoke(db, key, retirement),
-            KeyEvent::Deleted if self.reclaiming => self.leases.revoke(db, key, retirement),
-            KeyEvent::Deleted | KeyEvent::Replaced | KeyEvent::Written => self.leases.revoke(db, key, None),
+            KeyEvent::Deleted if self.reclaiming => self.revoke(db, key, retirement),
+            KeyEvent::Deleted | KeyEvent::Replaced | KeyEvent::Written => self.revoke(db, key, None),
         }
     }
 
     pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
-        self.lease_event(event, db, key);
+        self.revoking_event(event, db, key);
         let Some(database) = self.databases.get_mut(&db) else { return };
         if event != KeyEvent::Loaded {
             database.forget_value(key);
@@ -399,8 +417,8 @@ impl State {
 
     /// A rename or a move: the metadata goes along; what the new name had is gone.
     pub fn key_moved(&mut self, config: &Config, from: (usize, &[u8]), to: (usize, &[u8]), now: UnixMs) {
-        self.leases.revoke(from.0, from.1, None);
-        self.leases.revoke(to.0, to.1, None);
+        self.revoke(from.0, from.1, None);
+        self.revoke(to.0, to.1, None);
         let (mut tags, mut version, mut freshness) = (None, None, None);
         if let Some(database) = self.databases.get_mut(&from.0) {
             freshness = database.effective_freshness(from.1);
@@ -432,6 +450,9 @@ impl State {
         for db in db.map_or_else(|| self.leases.in_databases(), |db| vec![db]) {
             self.leases.void(db);
         }
+        for began in self.intents.flushed(db) {
+            self.forget_beginning(began);
+        }
         let other = |of: usize| db.is_some_and(|db| db != of);
         self.keep_databases(|of, _| other(of));
         self.doomed.retain(|(of, _)| other(*of));
@@ -440,6 +461,7 @@ impl State {
     pub fn swapped(&mut self, a: usize, b: usize) {
         self.leases.void(a);
         self.leases.void(b);
+        self.intents.swapped(a, b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
         self.databases.extend(at_b.map(|database| (a, database)));

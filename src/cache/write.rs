@@ -21,7 +21,9 @@ pub(super) fn set<S: Server>(
     command: &'static str,
 ) -> Result<bool, Error> {
     let expires = options.expires(server.now().to_ms(), command)?;
-    if !allowed(server, key, options) {
+    // What comes from the primary or the AOF was decided there.
+    let allowed = server.replayed() || (condition_met(server, key, options) && is_newer(server, key, options));
+    if !allowed {
         return Ok(false);
     }
     let expiry = store(server, key, value, expires, options, 0)?;
@@ -114,29 +116,21 @@ pub(super) fn push_options<'a, 'b: 'a>(
     }
 }
 
-/// Are NX, XX and VERSION met? What comes from the primary or the AOF was decided there.
-fn allowed<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> bool {
-    if (options.condition.is_none() && options.version.is_none()) || server.replayed() {
-        return true;
-    }
+/// Are NX and XX met?
+pub(super) fn condition_met<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> bool {
+    let Some(condition) = options.condition else { return true };
     let db = server.db();
-    let met = match options.condition {
-        None => true,
-        Some(condition) => {
-            let cached = server.exists(key.bytes) && !server.state().cache.is_retired(db, key.bytes);
-            let present = match server.state().dirty(db, key.bytes) {
-                Some(Dirty::Value(_)) => true,
-                Some(Dirty::Deleted | Dirty::Unknown) | None => cached,
-            };
-            present == (condition == Condition::Present)
-        }
+    let cached = server.exists(key.bytes) && !server.state().cache.is_retired(db, key.bytes);
+    let present = match server.state().dirty(db, key.bytes) {
+        Some(Dirty::Value(_)) => true,
+        Some(Dirty::Deleted | Dirty::Unknown) | None => cached,
     };
-    let newer = |server: &mut S| match options.version {
-        None => true,
-        Some(version) => {
-            let now = server.now().to_ms();
-            server.state().cache.version_seen(db, key.bytes, now).is_none_or(|seen| version > seen)
-        }
-    };
-    met && newer(server)
+    present == (condition == Condition::Present)
+}
+
+/// Is VERSION met?
+pub(super) fn is_newer<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> bool {
+    let Some(version) = options.version else { return true };
+    let (db, now) = (server.db(), server.now().to_ms());
+    server.state().cache.version_seen(db, key.bytes, now).is_none_or(|seen| version > seen)
 }

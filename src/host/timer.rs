@@ -45,6 +45,7 @@ pub(super) fn begin(ctx: Ctx) {
 /// Takes up what was left: after a load or a change of role.
 pub(super) fn resume(ctx: Ctx) {
     reclaim_soon(ctx);
+    leases_soon(ctx);
     if state().lock.limbo_len() > 0 || state().writebehind.limbo_len() > 0 {
         put_back_soon(ctx);
     }
@@ -94,9 +95,12 @@ fn rings(ctx: Ctx, place: Place, callback: Callback) -> bool {
     true
 }
 
-/// A lease may have been given out: the timer is to look at the next one that runs out. And while a load is to replace a value,
-/// plain writes are watched.
+/// A lease or an intent may have been given out: the timer is to look at the next one that runs out. And while a load is to
+/// replace a value, or a key is being written in the database, plain writes are watched.
 pub(super) fn leases_soon(ctx: Ctx) {
+    if host().replica || host().loading {
+        return;
+    }
     let Some(at) = state().cache.next_deadline() else { return };
     if state().cache.needs_write_events() && !host().write_events {
         events::watch_writes(ctx);
@@ -105,7 +109,7 @@ pub(super) fn leases_soon(ctx: Ctx) {
 }
 
 unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
-    guarded("the leases that ran out", || {
+    guarded("the leases and intents that ran out", || {
         if rings(ctx, |host| &mut host.lease_alarm, on_lease) {
             in_slices(|| due(&mut Running::new(ctx, &[], false)));
             leases_soon(ctx);
@@ -198,7 +202,6 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
             crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), GHOST_BUDGET);
         }
         resume(ctx);
-        leases_soon(ctx);
         queues_soon(ctx);
         events::watch_writes(ctx);
     });

@@ -1,17 +1,20 @@
 //! One file per command.
 
+pub mod commit;
 pub mod fail;
 pub mod fetch;
 pub mod fill;
 pub mod fill_nil;
 pub mod floor;
 pub mod get;
+pub mod intent;
 pub mod invalidate;
 pub mod invalidate_tag;
 pub mod mfetch;
 pub mod mget;
 pub mod mset;
 pub mod renew;
+pub mod rollback;
 pub mod set;
 pub mod set_jitter;
 pub mod set_tagged;

@@ -3,7 +3,9 @@
 use smallvec::smallvec;
 
 use crate::args::{Arg, Args};
+use crate::cache::intent::Standing;
 use crate::cache::read::soft_expiry;
+use crate::cache::write_through;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -34,7 +36,7 @@ impl Command for Ttl {
         if args.left() > 0 { Err(Error::WrongArity(args.command())) } else { Ok(key) }
     }
 
-    /// `[soft, hard]`: the two differ while the value has a grace.
+    /// `[soft, hard]`: the two differ while the value has a grace, and while it is being written in the database.
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let (db, now) = (server.db(), server.now().to_ms());
         // A dirty value is there until the origin has it.
@@ -43,7 +45,8 @@ impl Command for Ttl {
             Some(Dirty::Deleted | Dirty::Unknown) => return Ok(both(-2)),
             None => None,
         };
-        if server.state().cache.is_retired(db, key.bytes) {
+        let standing = write_through::standing(server, key);
+        if server.state().cache.is_retired(db, key.bytes) || standing == Standing::RunOut {
             return Ok(both(kept.unwrap_or(-2)));
         }
         let hard = match server.expiry(key) {
@@ -51,6 +54,9 @@ impl Command for Ttl {
             Expiry::Never => None,
             Expiry::At(at) => Some(at.since(now).max(0)),
         };
+        if standing == Standing::Open {
+            return Ok(Reply::Ints(smallvec![0, hard.unwrap_or(-1)]));
+        }
         let soft = soft_expiry(server, key).map(|soft| soft.since(now).max(0));
         let soft = if soft == Some(0) { kept.or(soft) } else { soft };
         let soft = soft.map_or(hard, |soft| Some(hard.map_or(soft, |hard| soft.min(hard))));
