@@ -34,6 +34,7 @@ struct Overlap {
     began: Began,
     contested: bool,
     spoiled: bool,
+    /// The version that one of them has stored.
     stored: Option<u64>,
 }
 
@@ -44,6 +45,8 @@ pub(super) struct Began {
     pub fence: Option<(usize, u64)>,
     /// The last retirement of any tag: later ones count.
     pub retirement: u64,
+    /// When the value that is there expires.
+    pub expires: Option<UnixMs>,
 }
 
 /// What an intent that ends may do to its key.
@@ -131,11 +134,22 @@ impl Intents {
         }
     }
 
-    /// An intent that may store has changed the key itself, which nobody's spoils; `stored`: with this version.
-    pub fn stored(&mut self, db: usize, key: &[u8], stored: Option<u64>) {
+    /// The key has expired, as its value was to, or before: then somebody has given it another expiry, be it one in the past, by
+    /// which some servers delete a key without calling it that.
+    pub fn expired(&mut self, db: usize, key: &[u8], now: UnixMs) {
+        if let Some(overlap) = self.get_mut(db, key)
+            && overlap.began.expires.is_none_or(|at| at > now)
+        {
+            overlap.spoiled = true;
+        }
+    }
+
+    /// An intent that may store has changed the key itself, which spoils nothing: there is a value of this version, or none.
+    pub fn stored(&mut self, db: usize, key: &[u8], stored: Option<u64>, expires: Option<UnixMs>) {
         if let Some(overlap) = self.get_mut(db, key) {
             overlap.spoiled = false;
             overlap.stored = stored;
+            overlap.began.expires = expires;
         }
     }
 
@@ -237,7 +251,11 @@ mod tests {
     const KEY: &[u8] = b"k";
 
     fn open(intents: &mut Intents, number: u64, until: i64) {
-        intents.open(0, KEY, number, UnixMs(until), || Began { fence: Some((0, number)), retirement: 7 });
+        intents.open(0, KEY, number, UnixMs(until), || Began {
+            fence: Some((0, number)),
+            retirement: 7,
+            expires: Some(UnixMs(30)),
+        });
     }
 
     fn fate(intents: &mut Intents, number: u64) -> Option<Fate> {
@@ -254,7 +272,7 @@ mod tests {
             (fate(&mut intents, 2), fate(&mut intents, 1), fate(&mut intents, 1)),
             (None, Some(Fate::Alone), None)
         );
-        assert_eq!(intents.close(0, KEY), Some(Began { fence: Some((0, 1)), retirement: 7 }));
+        assert_eq!(intents.close(0, KEY).and_then(|began| began.fence), Some((0, 1)));
         for retirement in [None, Some(8)] {
             open(&mut intents, 3, 50);
             intents.spoil(0, KEY, retirement);
@@ -265,6 +283,16 @@ mod tests {
     }
 
     #[test]
+    fn the_old_value_may_expire_but_in_its_time() {
+        for (now, expected) in [(29, Fate::Spoiled), (30, Fate::Alone)] {
+            let mut intents = Intents::default();
+            open(&mut intents, 1, 50);
+            intents.expired(0, KEY, UnixMs(now));
+            assert_eq!(fate(&mut intents, 1), Some(expected), "{now}");
+        }
+    }
+
+    #[test]
     fn who_overlaps_is_contested_until_all_are_over() {
         let mut intents = Intents::default();
         open(&mut intents, 1, 50);
@@ -272,7 +300,7 @@ mod tests {
         assert_eq!(fate(&mut intents, 1), Some(Fate::Contested { stored: None }));
         assert_eq!(intents.close(0, KEY), None);
         intents.spoil(0, KEY, None);
-        intents.stored(0, KEY, Some(5));
+        intents.stored(0, KEY, Some(5), None);
         open(&mut intents, 3, 70);
         assert_eq!(fate(&mut intents, 2), Some(Fate::Contested { stored: Some(5) }));
         assert_eq!((intents.close(0, KEY), fate(&mut intents, 3)), (None, Some(Fate::Contested { stored: Some(5) })));

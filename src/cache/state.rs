@@ -365,11 +365,14 @@ impl State {
     }
 
     /// What a key event means to loads and writes of the key that are under way.
-    fn revoking_event(&mut self, event: KeyEvent, db: usize, key: &[u8]) {
+    fn revoking_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
         if self.leases.is_idle() && self.intents.is_empty() {
             return;
         }
         let retirement = self.retired(db, key).map(|retired| retired.number);
+        if event == KeyEvent::Expired {
+            self.intents.expired(db, key, now);
+        }
         match event {
             KeyEvent::Loaded => {}
             // The old value may go by itself. But where there was none, one was written and has expired since.
@@ -381,7 +384,7 @@ impl State {
     }
 
     pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
-        self.revoking_event(event, db, key);
+        self.revoking_event(event, db, key, now);
         let Some(database) = self.databases.get_mut(&db) else { return };
         if event != KeyEvent::Loaded {
             database.forget_value(key);

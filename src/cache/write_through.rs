@@ -14,7 +14,7 @@ use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::name::Name;
-use crate::server::{Server, Word};
+use crate::server::{Expiry, Server, Word};
 
 /// The new value of a key.
 #[derive(Debug)]
@@ -28,22 +28,25 @@ pub(super) struct NewValue<'a> {
 pub(super) fn begin<S: Server>(server: &mut S, key: Arg<'_>, until: UnixMs) -> Result<Token, Error> {
     check_role(server)?;
     let ran_out = end_what_ran_out(server, key);
-    let db = server.db();
     let state = server.state();
-    let cache = &mut state.cache;
-    if usize::try_from(state.config.intents_max).is_ok_and(|max| cache.intents.len() >= max) {
-        cache.counters.intents_full = cache.counters.intents_full.saturating_add(1);
+    if usize::try_from(state.config.intents_max).is_ok_and(|max| state.cache.intents.len() >= max) {
+        state.cache.counters.intents_full = state.cache.counters.intents_full.saturating_add(1);
         if ran_out {
             settle(server, key);
         }
         return Err(Error::TooManyIntents);
     }
-    let first = !cache.intents.holds(db, key.bytes);
-    let token = cache.leases.next_token();
-    let retirement = cache.retirements(db);
+    let expires = match server.expiry(key) {
+        Expiry::At(at) => Some(at),
+        Expiry::Never | Expiry::NoKey => None,
+    };
+    let db = server.db();
+    let cache = &mut server.state().cache;
+    let (first, retirement) = (!cache.intents.holds(db, key.bytes), cache.retirements(db));
     let leases = &mut cache.leases;
     leases.revoke(db, key.bytes, None);
-    let began = || Began { fence: Some((db, leases.open_fence(db))), retirement };
+    let token = leases.next_token();
+    let began = || Began { fence: Some((db, leases.open_fence(db))), retirement, expires };
     cache.intents.open(db, key.bytes, token.number, until, began);
     if first {
         server.replicate("KEYWARD.APPLY", &[Word::Text("INTENT"), Word::Arg(key)]);
@@ -156,7 +159,7 @@ fn store<S: Server>(server: &mut S, key: Arg<'_>, new: &NewValue<'_>, fate: Fate
     if safe && !is_newer(server, key, options) {
         remove(server, key);
         // Another one that is open may bring what is newer still.
-        server.state().cache.intents.stored(db, key.bytes, None);
+        server.state().cache.intents.stored(db, key.bytes, None, None);
         return Ok(false);
     }
     if !safe || !condition_met(server, key, options) {
@@ -169,7 +172,8 @@ fn store<S: Server>(server: &mut S, key: Arg<'_>, new: &NewValue<'_>, fate: Fate
     }
     let expiry = write::store(server, key, new.value, new.expires, options, 0)?;
     write::replicate(server, key, new.value, expiry, options);
-    server.state().cache.intents.stored(db, key.bytes, options.version);
+    let hard = expiry.map(|soft| soft.plus(options.grace_ms));
+    server.state().cache.intents.stored(db, key.bytes, options.version, hard);
     Ok(true)
 }
 

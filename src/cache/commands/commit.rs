@@ -200,7 +200,7 @@ pub(super) mod tests {
     #[test]
     fn nothing_is_stored_when_the_key_was_changed_meanwhile() {
         type Change = fn(&mut FakeServer);
-        let changes: [(&str, Change); 11] = [
+        let changes: [(&str, Change); 12] = [
             ("written", |server| server.put_string("k", "plain")),
             ("set", |server| drop(server.call::<Set>("CACHE.SET k other VERSION 1").unwrap())),
             ("deleted", |server| {
@@ -214,6 +214,7 @@ pub(super) mod tests {
                 server.state.cache.retire(0, b"t", now);
             }),
             ("given a floor", |server| drop(server.call::<Floor>("CACHE.FLOOR k 1").unwrap())),
+            ("expired by a command", |server| server.event(KeyEvent::Expired, b"k")),
             ("restored", |server| server.event(KeyEvent::Replaced, b"k")),
             ("renamed", |server| {
                 let now = server.now.to_ms();
@@ -263,11 +264,13 @@ pub(super) mod tests {
         let token = intent(&mut server, "k");
         while reclaim(&mut server, 10) {}
         assert_eq!(commit(&mut server, &token, " new TAGS 1 t PX 10"), 1);
-        for event in [KeyEvent::Expired, KeyEvent::Evicted] {
-            let token = intent(&mut server, "k");
-            server.event(event, b"k");
-            assert_eq!(commit(&mut server, &token, " new"), 1, "{event:?}");
-        }
+        let token = intent(&mut server, "k");
+        server.advance_ms(10);
+        assert!(value(&mut server, "k").is_none() && !server.holds("k"));
+        assert_eq!(commit(&mut server, &token, " new"), 1, "it has expired");
+        let token = intent(&mut server, "k");
+        server.evict("k");
+        assert_eq!(commit(&mut server, &token, " new"), 1);
     }
 
     #[test]
