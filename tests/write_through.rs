@@ -39,8 +39,7 @@ enum Op {
     },
     /// The nth writer writes to the database.
     Write(usize),
-    /// He tells the cache: with the row he wrote, or that he deleted it (as far as the cache is concerned), or rolls back if he
-    /// wrote nothing.
+    /// He tells the cache how it went.
     End {
         writer: usize,
         with: With,
@@ -59,24 +58,35 @@ enum Op {
         key: usize,
         how: How,
     },
-    /// Somebody stores the row as it is with a plain command.
-    PlainSet(usize),
+    /// Somebody stores the row as it is without having been elected, with CACHE.SET or a plain SET.
+    Store {
+        key: usize,
+        plain: bool,
+    },
+    /// The same for all rows, with a tag that all keys carry: more of them than are unlinked at once.
+    UpdateAll,
     Unknown(usize),
     Evict(usize),
     Flush,
     Advance(i64),
     Leave(usize),
     Reclaim,
-    /// Write commands are held, and timers may do nothing.
-    Pause(bool),
+    /// For some steps write commands are held, and timers may do nothing.
+    Pause(usize),
     Accident(Accident),
 }
 
 #[derive(Clone, Copy, Debug)]
 enum With {
+    /// The row he wrote.
     Value,
+    /// The same without its tags.
+    Untagged,
     Version,
+    /// A COMMIT without a value.
     Nothing,
+    /// It came to nothing, if he has not written yet.
+    Rollback,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,25 +104,32 @@ enum Accident {
 
 fn op() -> impl Strategy<Value = Op> {
     let key = || 0..KEYS;
-    let with = prop_oneof![4 => Just(With::Value), 4 => Just(With::Version), 1 => Just(With::Nothing)];
+    let with = prop_oneof![
+        4 => Just(With::Value),
+        2 => Just(With::Untagged),
+        4 => Just(With::Version),
+        1 => Just(With::Nothing),
+        2 => Just(With::Rollback),
+    ];
     prop_oneof![
-        8 => (key(), 1..4_000i64).prop_map(|(key, ms)| Op::Begin { key, ms }),
-        8 => (0..3usize).prop_map(Op::Write),
-        8 => (0..3usize, with).prop_map(|(writer, with)| Op::End { writer, with }),
+        12 => (key(), 1..8_000i64).prop_map(|(key, ms)| Op::Begin { key, ms }),
+        12 => (0..3usize).prop_map(Op::Write),
+        16 => (0..3usize, with).prop_map(|(writer, with)| Op::End { writer, with }),
         1 => (0..3usize).prop_map(Op::Die),
-        8 => (key(), any::<bool>(), any::<bool>()).prop_map(|(key, wait, never)| Op::Fetch { key, wait, never }),
-        5 => (0..4usize).prop_map(Op::Fill),
+        12 => (key(), any::<bool>(), any::<bool>()).prop_map(|(key, wait, never)| Op::Fetch { key, wait, never }),
+        8 => (0..4usize).prop_map(Op::Fill),
         1 => (0..4usize).prop_map(Op::Fail),
-        2 => (key(), prop_oneof![Just(How::Invalidate), Just(How::Tag), Just(How::Delete)])
+        10 => (key(), any::<bool>()).prop_map(|(key, plain)| Op::Store { key, plain }),
+        3 => (key(), prop_oneof![Just(How::Invalidate), Just(How::Tag), Just(How::Delete)])
             .prop_map(|(key, how)| Op::Update { key, how }),
-        1 => key().prop_map(Op::PlainSet),
+        2 => Just(Op::UpdateAll),
         1 => key().prop_map(Op::Unknown),
         1 => key().prop_map(Op::Evict),
         1 => Just(Op::Flush),
-        3 => (1..3_000i64).prop_map(Op::Advance),
+        4 => (1..3_000i64).prop_map(Op::Advance),
         1 => (0..4usize).prop_map(Op::Leave),
-        1 => Just(Op::Reclaim),
-        1 => any::<bool>().prop_map(Op::Pause),
+        2 => Just(Op::Reclaim),
+        2 => (1..6usize).prop_map(Op::Pause),
         1 => prop_oneof![Just(Accident::Restart), Just(Accident::Failover)].prop_map(Op::Accident),
     ]
 }
@@ -166,7 +183,7 @@ struct World {
     tag_hits: [Vec<usize>; KEYS],
     step: usize,
     answered: usize,
-    paused: bool,
+    paused_until: usize,
 }
 
 fn name(key: usize) -> String {
@@ -235,8 +252,13 @@ impl World {
             tag_hits: Default::default(),
             step: 0,
             answered: 0,
-            paused: false,
+            paused_until: 0,
         }
+    }
+
+    /// Some values expire soon.
+    fn ttl(&self) -> i64 {
+        if self.step.is_multiple_of(3) { 2_000 } else { 30_000 }
     }
 
     fn now(&self) -> i64 {
@@ -260,11 +282,12 @@ impl World {
 
     fn run(&mut self, op: Op) {
         self.step += 1;
-        let held = !matches!(op, Op::Write(_) | Op::Fetch { .. } | Op::Advance(_) | Op::Leave(_) | Op::Pause(_));
-        if !(self.paused && held) {
+        let held = !matches!(op, Op::Write(_) | Op::Fetch { .. } | Op::Advance(_) | Op::Leave(_));
+        let paused = self.step < self.paused_until;
+        if !(paused && held) {
             self.apply(op);
         }
-        if !self.paused {
+        if !paused {
             self.timers();
         }
         self.forward();
@@ -287,13 +310,8 @@ impl World {
                 }
             }
             Op::Update { key, how } => self.update(key, how),
-            Op::PlainSet(key) => {
-                self.primary.exists(name(key).as_bytes());
-                let value = self.rows[key].to_string();
-                self.primary.put_string(&name(key), &value);
-                self.replica.put_string(&name(key), &value);
-                self.changes[key].push(self.step);
-            }
+            Op::UpdateAll => self.update_all(),
+            Op::Store { key, plain } => self.store(key, plain),
             Op::Unknown(key) => {
                 self.run_out(key);
                 let line = format!("CACHE.COMMIT {} nobody {}", name(key), self.rows[key]);
@@ -321,7 +339,7 @@ impl World {
                 }
             }
             Op::Reclaim => while reclaim(&mut self.primary, 1) {},
-            Op::Pause(paused) => self.paused = paused,
+            Op::Pause(steps) => self.paused_until = self.step + steps,
             Op::Accident(accident) => self.accident(accident),
         }
     }
@@ -386,6 +404,13 @@ impl World {
 
     fn end(&mut self, nth: usize, with: With) {
         let Some(at) = self.living(nth) else { return };
+        let with = match (with, self.writers[at].wrote) {
+            (With::Rollback, Some(_)) => With::Value,
+            (with, _) => with,
+        };
+        if !matches!(with, With::Rollback) {
+            self.write(nth);
+        }
         self.run_out(self.writers[at].key);
         self.writers[at].lives = false;
         let writer = self.writers[at].clone();
@@ -397,24 +422,38 @@ impl World {
             self.writers[at].over.get_or_insert(self.step);
             return;
         };
+        // A value without its tags cannot be reached by them: it is only brought where that does no harm.
+        let with = match with {
+            With::Untagged if self.tag_hits[key].iter().any(|at| *at > writer.began) => With::Value,
+            with => with,
+        };
+        let ttl = self.ttl();
         let new = match with {
-            With::Value => format!(" {version} TAGS 1 t{key} PX 3000"),
-            With::Version => format!(" {version} TAGS 1 t{key} VERSION {version} PX 3000"),
-            With::Nothing => String::new(),
+            With::Untagged => format!(" {version} PX {ttl}"),
+            With::Value => format!(" {version} TAGS 2 t{key} all PX {ttl}"),
+            With::Version => format!(" {version} TAGS 2 t{key} all VERSION {version} PX {ttl}"),
+            With::Nothing | With::Rollback => String::new(),
         };
         let line = format!("CACHE.COMMIT {} {}{new}", name(key), writer.token);
         let done = self.primary.call::<Commit>(&line).unwrap() == Reply::Int(1);
         self.judge(&writer, with, done);
         self.writers[at].over.get_or_insert(self.step);
         self.floors[key] = self.floors[key].max(version);
-        if !done || matches!(with, With::Nothing) {
+        let left = self.stored(key);
+        if done && !matches!(with, With::Nothing) {
+            assert_eq!(left, Some(version));
+        } else {
             // A version that is not newer leaves the newer one.
-            let left = self.primary.keys.get(&(0, name(key).into_bytes())).map(|entry| match &entry.value {
-                Value::String(bytes) => String::from_utf8(bytes.clone()).unwrap().parse::<u64>().unwrap(),
-                _ => panic!("only strings"),
-            });
             assert!(left.is_none_or(|left| matches!(with, With::Version) && left > version), "{left:?} was left");
             self.changes[key].extend(left.is_none().then_some(self.step));
+        }
+    }
+
+    /// What is in the keyspace, whoever may see it.
+    fn stored(&self, key: usize) -> Option<u64> {
+        match &self.primary.keys.get(&(0, name(key).into_bytes()))?.value {
+            Value::String(bytes) => Some(String::from_utf8(bytes.clone()).unwrap().parse().unwrap()),
+            _ => panic!("only strings"),
         }
     }
 
@@ -426,8 +465,8 @@ impl World {
         };
         let overlapped = self.writers.iter().any(overlaps);
         let since = |moments: &[usize]| moments.iter().any(|at| *at > writer.began);
-        let changed =
-            since(&self.changes[writer.key]) || (!matches!(with, With::Nothing) && since(&self.tag_hits[writer.key]));
+        let changed = since(&self.changes[writer.key])
+            || (!matches!(with, With::Nothing | With::Untagged) && since(&self.tag_hits[writer.key]));
         if writer.over.is_some() || changed || (overlapped && !matches!(with, With::Version)) {
             assert!(!done, "{writer:?} stored");
         } else if !overlapped {
@@ -481,7 +520,8 @@ impl World {
     fn fill(&mut self, nth: usize) {
         let Some(Load { key, token, version }) = self.load(nth) else { return };
         let hidden = self.is_open(key) || self.has_run_out(key);
-        let line = format!("CACHE.FILL {} {token} {version} TAGS 1 t{key} PX 3000", name(key));
+        let ttl = self.ttl();
+        let line = format!("CACHE.FILL {} {token} {version} TAGS 2 t{key} all PX {ttl}", name(key));
         let done = self.primary.call::<Fill>(&line).unwrap();
         assert!(!hidden || done == Reply::Int(0), "filled while the row is being written");
     }
@@ -489,22 +529,58 @@ impl World {
     fn update(&mut self, key: usize, how: How) {
         let there = self.primary.exists(name(key).as_bytes());
         match how {
-            // What a plain SET has stored carries no tag, and a DEL of what is not there tells nobody.
-            How::Tag if there && self.primary.state.cache.tags(0, name(key).as_bytes()).next().is_none() => return,
+            How::Tag if self.has_no_tags(key) => return,
+            // A DEL of what is not there tells nobody.
             How::Delete if !there => return,
             How::Invalidate | How::Tag | How::Delete => self.rows[key] += 1,
         }
         match how {
             How::Invalidate => {
-                drop(self.primary.call::<Invalidate>(&format!("CACHE.INVALIDATE {}", name(key))).unwrap())
+                self.primary.call::<Invalidate>(&format!("CACHE.INVALIDATE {}", name(key))).unwrap();
             }
-            How::Tag => drop(self.primary.call::<InvalidateTag>(&format!("CACHE.INVALIDATETAG t{key}")).unwrap()),
+            How::Tag => {
+                self.primary.call::<InvalidateTag>(&format!("CACHE.INVALIDATETAG t{key}")).unwrap();
+            }
             How::Delete => assert_eq!(self.primary.unlink(&[name(key).as_bytes()]), 1),
         }
-        match how {
-            How::Tag if !there => self.tag_hits[key].push(self.step),
-            _ => self.changes[key].push(self.step),
+        self.updated(key, matches!(how, How::Tag) && !there);
+    }
+
+    fn update_all(&mut self) {
+        if (0..KEYS).any(|key| self.has_no_tags(key)) {
+            return;
         }
+        let there: Vec<bool> = (0..KEYS).map(|key| self.primary.exists(name(key).as_bytes())).collect();
+        self.rows.iter_mut().for_each(|row| *row += 1);
+        self.primary.call::<InvalidateTag>("CACHE.INVALIDATETAG all").unwrap();
+        for (key, there) in there.into_iter().enumerate() {
+            self.updated(key, !there);
+        }
+    }
+
+    fn store(&mut self, key: usize, plain: bool) {
+        let row = self.rows[key].to_string();
+        if plain {
+            self.primary.exists(name(key).as_bytes());
+            self.primary.put_string(&name(key), &row);
+            self.replica.put_string(&name(key), &row);
+        } else {
+            let ttl = self.ttl();
+            let line = format!("CACHE.SET {} {row} TAGS 2 t{key} all PX {ttl}", name(key));
+            self.primary.call::<Set>(&line).unwrap();
+        }
+        self.changes[key].push(self.step);
+    }
+
+    /// What a plain SET has stored carries no tag, and would not be reached by it.
+    fn has_no_tags(&mut self, key: usize) -> bool {
+        let there = self.primary.exists(name(key).as_bytes());
+        there && self.primary.state.cache.tags(0, name(key).as_bytes()).next().is_none()
+    }
+
+    fn updated(&mut self, key: usize, only_its_tag: bool) {
+        let moments = if only_its_tag { &mut self.tag_hits } else { &mut self.changes };
+        moments[key].push(self.step);
         self.floors[key] = self.rows[key];
         assert_eq!(get(&mut self.primary, key), None);
     }
@@ -614,13 +690,17 @@ proptest! {
             world.run(op);
         }
         // Everybody says how it went, and everybody who waits is answered in the end.
-        world.run(Op::Pause(false));
+        world.paused_until = 0;
         while world.living(0).is_some() {
             world.run(Op::End { writer: 0, with: With::Value });
         }
         for _ in 0..200 {
             world.loads.clear();
             world.run(Op::Advance(5_000));
+            let cache = &world.primary.state.cache;
+            if world.waiters.is_empty() && cache.leases() == 0 && cache.intents() == 0 {
+                break;
+            }
         }
         world.run(Op::Reclaim);
         prop_assert!(world.waiters.is_empty());
