@@ -180,6 +180,14 @@ EXAMPLES: dict[str, Example] = {
         once=(("RETRY", 1), ("MSG", "a", "MSG", "b")),
     ),
     "CACHE.RENEW": Example((Key("string"), TOKEN, Option("LEASE"), LOAD_MS)),
+    "CACHE.INTENT": Example(
+        (Key("string"), Option("PX"), Number(60_000, (0, -1, 2**63 - 1))), once=(("PX", 1), ("EX", 1), ("LEASE", 1))
+    ),
+    "CACHE.COMMIT": Example(
+        (Key("string"), TOKEN, Text("value"), *PX, *GRACE, *TAGS, Option("VERSION"), VERSION),
+        once=(("PX", 1), ("EX", 1), ("GRACE", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("NX", "XX"), ("KEEPTTL",)),
+    ),
+    "CACHE.ROLLBACK": Example((Key("string"), TOKEN)),
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("SESSION",), ("PERMITS", 1), ("SHARED",), ("NX",)),

@@ -351,6 +351,41 @@ def test_there_is_a_most(make_server: Callable[..., Server]) -> None:
         begin(callers, "third")
 
 
+def test_who_waits_when_the_database_is_flushed_or_swapped(callers: Callers) -> None:
+    for change in (("FLUSHDB",), ("FLUSHALL",), ("SWAPDB", 0, 1)):
+        token = begin(callers)
+        waiter = callers.wait("k")
+        assert callers.call(*change) == "OK"
+        status, _, lease = waiter.read()
+        assert status == b"MISS", change
+        assert commit(callers, token, "new") == 0
+        assert callers.call("CACHE.FILL", "k", lease, "old") == 0, "the writer has written since"
+
+
+def test_an_intent_of_a_million_years(callers: Callers) -> None:
+    begin(callers, "other", "PX", 2**63 - 10**14)
+    begin(callers, "k", "PX", 20)
+    eventually(lambda: callers.info("intents") == 1)
+    assert callers.call("CACHE.FETCH", "other") == BUSY
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "nothing"])
+def test_near_caches_are_told_when_it_begins_and_when_it_is_over(server: Server, end: str) -> None:
+    with Callers(server) as callers:
+        tracker, listener = callers.connect(), callers.connect()
+        number = listener.call("CLIENT", "ID")
+        listener.call("SUBSCRIBE", "__redis__:invalidate")
+        assert tracker.call("CLIENT", "TRACKING", "ON", "REDIRECT", number) == "OK"
+        callers.call("CACHE.SET", "k", "old")
+        assert tracker.call("CACHE.GET", "k") == b"old"
+        token = begin(callers, "k", "PX", 2_000 if end == "nothing" else 600_000)
+        assert listener.read() == [b"message", b"__redis__:invalidate", [b"k"]]
+        assert tracker.call("CACHE.GET", "k") is None
+        if end != "nothing":
+            callers.call(f"CACHE.{end}", "k", token)
+        assert listener.read() == [b"message", b"__redis__:invalidate", [b"k"]]
+
+
 # Replicas, files, pauses
 
 
@@ -467,7 +502,8 @@ def test_failover_with_intents_open(make_server: Callable[..., Server]) -> None:
         begin(callers)
         waiter = callers.wait("k", "STALE", "NEVER")
         new.wait_until_synced()
-        callers.call("FAILOVER", "TO", "127.0.0.1", new.port)
+        # Refused until the primary has heard from the replica.
+        eventually(lambda: callers.call("FAILOVER", "TO", "127.0.0.1", new.port) == "OK")
         assert str(waiter.read()).startswith("UNBLOCKED")
         eventually(lambda: new.info("replication")["role"] == "master", timeout=30)
         eventually(lambda: others.call("EXISTS", "k") == 0)

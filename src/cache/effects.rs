@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 
 use super::State;
 use super::freshness::{Freshness, fingerprint};
-use super::staleness;
 use super::write_options::{checked_tag, distinct_tags, parse_version};
+use super::{staleness, write_through};
 use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
 use crate::error::Error;
@@ -35,9 +35,9 @@ pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) ->
     } else if effect.is("NONEGATIVE") {
         no_negative(args, server)
     } else if effect.is("INTENT") {
-        intent(args, server, State::adopt_intent)
+        intent(args, server, true)
     } else if effect.is("NOINTENT") {
-        intent(args, server, State::end_intents)
+        intent(args, server, false)
     } else if effect.is("FLOOR") {
         floor(args, server)
     } else {
@@ -113,15 +113,10 @@ fn no_negative<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Err
 }
 
 /// The value that was committed, or the UNLINK, came before the end.
-fn intent<S: Server>(
-    args: &mut Args<'_>,
-    server: &mut S,
-    apply: impl Fn(&mut State, usize, &[u8]),
-) -> Result<(), Error> {
+fn intent<S: Server>(args: &mut Args<'_>, server: &mut S, open: bool) -> Result<(), Error> {
     let key = args.take().ok_or(Error::BadEffect)?;
     args.end().map_err(|_| Error::BadEffect)?;
-    let db = server.db();
-    apply(&mut server.state().cache, db, key.bytes);
+    write_through::apply(server, key, open);
     Ok(())
 }
 

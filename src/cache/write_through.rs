@@ -50,6 +50,7 @@ pub(super) fn begin<S: Server>(server: &mut S, key: Arg<'_>, until: UnixMs) -> R
     cache.intents.open(db, key.bytes, token.number, until, began);
     if first {
         server.replicate("KEYWARD.APPLY", &[Word::Text("INTENT"), Word::Arg(key)]);
+        reads_change(server, key);
     }
     Ok(token)
 }
@@ -194,13 +195,30 @@ fn remove<S: Server>(server: &mut S, key: Arg<'_>) {
 fn close<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
     let db = server.db();
     let cache = &mut server.state().cache;
-    match cache.intents.close(db, key.bytes) {
-        Some(began) => {
-            cache.forget_beginning(began);
-            server.replicate("KEYWARD.APPLY", &[Word::Text("NOINTENT"), Word::Arg(key)]);
-            true
-        }
-        None => !cache.intents.holds(db, key.bytes),
+    if !cache.end_intents(db, key.bytes) {
+        return !cache.intents.holds(db, key.bytes);
+    }
+    server.replicate("KEYWARD.APPLY", &[Word::Text("NOINTENT"), Word::Arg(key)]);
+    reads_change(server, key);
+    true
+}
+
+/// Repeats what the primary says: the key is being written in the database, or no more.
+pub(super) fn apply<S: Server>(server: &mut S, key: Arg<'_>, open: bool) {
+    let db = server.db();
+    let cache = &mut server.state().cache;
+    if open {
+        cache.intents.adopt(db, key.bytes);
+    } else {
+        cache.end_intents(db, key.bytes);
+    }
+    reads_change(server, key);
+}
+
+/// CACHE reads answer something else from now on: client-side caches must not keep what they answered before.
+fn reads_change<S: Server>(server: &mut S, key: Arg<'_>) {
+    if server.exists(key.bytes) {
+        server.changed(key);
     }
 }
 
@@ -210,16 +228,11 @@ impl State {
         self.intents.len()
     }
 
-    /// The key has intents that another server gave out.
-    pub(super) fn adopt_intent(&mut self, db: usize, key: &[u8]) {
-        self.intents.adopt(db, key);
-    }
-
-    /// Another server has ended all intents of the key.
-    pub(super) fn end_intents(&mut self, db: usize, key: &[u8]) {
-        if let Some(began) = self.intents.close(db, key) {
-            self.forget_beginning(began);
-        }
+    /// Whether the last intent of the key is over, which it has none of from now on.
+    fn end_intents(&mut self, db: usize, key: &[u8]) -> bool {
+        let Some(began) = self.intents.close(db, key) else { return false };
+        self.forget_beginning(began);
+        true
     }
 
     /// No intent asks any more what came since then.
