@@ -42,14 +42,24 @@ fn enter<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     if deadline <= now {
         return Err(Error::BadEffect);
     }
-    slots::put(server, key, id, deadline, now)
+    slots::put(server, key, id, deadline, now)?;
+    look_at_queue(server, key);
+    Ok(())
 }
 
 /// Of an id that is not there nothing is to be done.
 fn left<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let (key, id) = (word(args)?, id(args)?);
     args.end().map_err(|_| Error::BadEffect)?;
-    slots::leave(server, key, std::iter::once(id.bytes), None).map(|_| ())
+    slots::leave(server, key, std::iter::once(id.bytes), None)?;
+    look_at_queue(server, key);
+    Ok(())
+}
+
+/// An operator's effect concerns those who wait; where it is replayed nobody does.
+fn look_at_queue<S: Server>(server: &mut S, key: Arg<'_>) {
+    let db = server.db();
+    server.state().ratelimit.queues.look_at(db, key.bytes);
 }
 
 fn word<'a>(args: &mut Args<'a>) -> Result<Arg<'a>, Error> {
@@ -70,6 +80,7 @@ mod tests {
     use crate::apply::Apply;
     use crate::error::Error;
     use crate::fake_server::FakeServer;
+    use crate::ratelimit::commands::Enter;
     use crate::reply::Reply;
 
     #[test]
@@ -100,6 +111,16 @@ mod tests {
         assert_eq!(server.call::<Apply>("KEYWARD.APPLY LEFT s a"), Err(Error::WrongType));
         assert_eq!(server.keys.len(), 1);
         assert!(server.take_replicated().is_empty());
+    }
+
+    #[test]
+    fn what_an_operator_frees_goes_to_who_waits() {
+        let mut server = FakeServer::new();
+        server.call::<Enter>("e k a LIMIT 1 EX 60").unwrap();
+        assert_eq!(server.call::<Enter>("e k b LIMIT 1 EX 60 WAIT 0"), Ok(Reply::Later));
+        assert_eq!(server.call::<Apply>("KEYWARD.APPLY LEFT k a"), Ok(Reply::Ok));
+        while crate::state::due(&mut server) {}
+        assert_eq!(server.answers.len(), 1);
     }
 
     #[test]

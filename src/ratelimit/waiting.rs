@@ -15,6 +15,9 @@ use crate::reply::Reply;
 use crate::server::Server;
 use crate::wait_queue;
 
+/// How many of those who wait one command answers at most.
+const ANSWERED_AT_ONCE: usize = 128;
+
 #[derive(Debug)]
 pub struct Request {
     db: usize,
@@ -86,7 +89,7 @@ pub fn wait<S: Server>(
     state.queues.join(waiter, Request { db, key: [key.bytes.into()], wanted, since });
     state.waits = state.waits.saturating_add(1);
     if waiting == 0 {
-        look(server, key, usize::MAX);
+        look(server, key, 1);
     }
     Ok(Some(Reply::Later))
 }
@@ -98,12 +101,13 @@ pub fn len_of<S: Server>(server: &mut S, key: Arg<'_>) -> usize {
     if queues.is_empty() { 0 } else { queues.len_of(db, key.bytes) }
 }
 
-/// Answers those who wait, in the order of their arrival, as far as it goes.
+/// Answers those who wait, in the order of their arrival, as far as it goes. If a whole crowd can have its turn the rest comes from
+/// the timer, and nobody overtakes it meanwhile.
 pub fn serve<S: Server>(server: &mut S, key: Arg<'_>) {
     if server.state().ratelimit.queues.is_empty() || server.replayed() || server.is_replica() {
         return;
     }
-    look(server, key, usize::MAX);
+    look(server, key, ANSWERED_AT_ONCE);
 }
 
 /// Looks at the queue; at most so many are answered.

@@ -182,6 +182,25 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_is_let_in_bit_by_bit_and_not_overtaken() {
+        let mut server = FakeServer::new();
+        enter(&mut server, "k a LIMIT 1 EX 60");
+        for n in 0..1000 {
+            let line = format!("e k w{n} LIMIT 1000000 EX 60 WAIT 0");
+            let line = if n == 0 { line.replace("1000000", "1") } else { line };
+            assert_eq!(server.call::<Enter>(&line), Ok(Reply::Later));
+        }
+        server.delete(crate::args::Arg::named(b"k"));
+        let denied = enter(&mut server, "k late LIMIT 1000000 EX 60");
+        assert_eq!(denied[0], 0);
+        assert!((1..1000).contains(&server.answers.len()), "{}", server.answers.len());
+        while crate::state::due(&mut server) {}
+        assert_eq!(server.answers.len(), 1000);
+        let order: Vec<u64> = server.answers.iter().map(|(waiter, _)| waiter.0).collect();
+        assert!(order.is_sorted());
+    }
+
+    #[test]
     fn without_a_way_to_wait_it_is_a_try() {
         let mut server = FakeServer::new();
         enter(&mut server, "k a LIMIT 1 PX 1000");
