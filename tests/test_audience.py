@@ -15,6 +15,9 @@ def write(client, part):
     client.execute_command("LOCK.ACQUIRE", f"lock:{part}", "ann", "EX", 300)
     for _ in range(3):
         client.execute_command("RATELIMIT.CHECK", f"limit:{part}", 10, "EX", 300)
+    for name in ("a", "b"):
+        client.execute_command("RATELIMIT.ENTER", f"slots:{part}", name, "LIMIT", 10, "EX", 300)
+    client.execute_command("RATELIMIT.LEAVE", f"slots:{part}", "a")
     client.execute_command("CACHE.SETTAGGED", f"gone:{part}", part, "EX", 300, "TAGS", 1, f"gone:{part}")
     client.execute_command("CACHE.INVALIDATETAG", f"gone:{part}")
 
@@ -34,7 +37,7 @@ def seen(client):
 
 
 def assert_whole(state):
-    assert len(state["keys"]) == 4 * len(PARTS)
+    assert len(state["keys"]) == 5 * len(PARTS)
     assert len(state["tagged"]) == len(PARTS)
     assert state["left"] == [7] * len(PARTS)
 

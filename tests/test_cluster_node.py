@@ -3,6 +3,7 @@
 import pytest
 from redis.exceptions import ResponseError
 from servers import eventually
+from slots import Callers
 
 
 @pytest.fixture
@@ -30,3 +31,13 @@ def test_locks_and_limiters_work(node):
     assert client.execute_command("LOCK.VALIDATE", "lock", token) == 1
     assert client.execute_command("LOCK.RELEASE", "lock", "ann") == 1
     assert client.execute_command("RATELIMIT.CHECK", "limit", 3, "EX", 100)[:3] == [1, 3, 2]
+
+
+def test_who_waits_for_a_slot_gets_it(node):
+    with Callers(node) as callers:
+        callers.enter("a", 1)
+        waiter = callers.wait("b", 1)
+        callers.leave("a")
+        assert waiter.read() == [1, 1, 1, 0]
+        callers.enter("b", 1, "PX", 50)
+        assert callers.enter("c", 1, "PX", 1000, "WAIT", 0) == [1, 1, 1, 0]
