@@ -304,3 +304,17 @@ def test_bad_arguments(waiters):
     keys = [f"key:{number}" for number in range(1024)]
     assert acquire_all(waiters, keys, "ann")
     assert release_all(waiters, keys, "ann") == 1024
+
+
+def test_every_key_is_checked(make_server, protocol):
+    server = make_server()
+    with Waiters(server, protocol) as waiters:
+        waiters.call("ACL", "SETUSER", "alice", "reset", "on", ">secret", "+@all", "~mine:*", "%R~read:*")
+        alice = waiters.connect()
+        assert alice.call("AUTH", "alice", "secret") == "OK"
+        for keys in (["mine:a", "theirs:a"], ["theirs:a", "mine:a"], ["mine:a", "mine:b", "read:a"]):
+            for command, rest in (("LOCK.MACQUIRE", ("ann", "PX", 60_000, "WAIT", 0)), ("LOCK.MRELEASE", ("ann",))):
+                assert is_error(alice.call(command, len(keys), *keys, *rest), "NOPERM "), (command, keys)
+        assert waiters.call("DBSIZE") == 0
+        assert alice.call("LOCK.MACQUIRE", 2, "mine:a", "mine:b", "ann", "PX", 60_000)
+        assert waiters.call("COMMAND", "GETKEYS", "LOCK.MACQUIRE", 2, "a", "b", "ann", "PX", 1) == [b"a", b"b"]

@@ -40,7 +40,8 @@ def effects(stream):
             continue
         if command[:2] in ([APPLY, b"LOCK"], [APPLY, b"HOLD"]):
             command = command[:5] + command[6:]
-        seen.append(command)
+        # Where the server frees lazily it says UNLINK.
+        seen.append([b"DEL", *command[1:]] if command[0] == b"UNLINK" else command)
     return seen
 
 
