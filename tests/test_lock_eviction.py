@@ -271,8 +271,8 @@ def test_who_waits_for_an_evicted_lock_waits_on(make_server):
 def test_an_evicted_lock_wakes_those_who_wait_when_its_lease_ends(make_server):
     server = make_evicting(make_server)
     with Waiters(server) as waiters:
-        waiters.acquire("ann", px=500)
-        one = waiters.acquire("ann", "PERMITS", 2, key="semaphore", px=500)
+        waiters.acquire("ann", px=1000)
+        one = waiters.acquire("ann", "PERMITS", 2, key="semaphore", px=1000)
         waiters.acquire("bob", "PERMITS", 2, key="semaphore")
         first = waiters.wait("cy")
         second = waiters.wait("cy", "PERMITS", 2, key="semaphore")

@@ -151,8 +151,8 @@ def test_the_lease_of_all_of_them_starts_at_the_grant(waiters):
 
 
 def test_the_end_of_the_last_lease_grants_them(waiters):
-    waiters.acquire("bob", key="a", px=100)
-    token = waiters.acquire("bob", key="c", px=300)
+    waiters.acquire("bob", key="a", px=500)
+    token = waiters.acquire("bob", key="c", px=700)
     assert waiters.wait_for_all("abc", "ann").read() > token
 
 
@@ -177,7 +177,7 @@ def test_who_leaves_holds_nobody_up_in_any_queue(waiters, how):
     waiters.acquire("bob", key="a")
     ann = waiters.connect()
     number = ann.call("CLIENT", "ID")
-    waiters.wait_for_all("abc", "ann", client=ann, wait_ms=300 if how == "runs out" else 0)
+    waiters.wait_for_all("abc", "ann", client=ann, wait_ms=600 if how == "runs out" else 0)
     others = [waiters.wait("cy", key="b"), waiters.wait_for_all("bc", "dan")]
     if how in ("TIMEOUT", "ERROR"):
         waiters.call("CLIENT", "UNBLOCK", number, how)

@@ -118,7 +118,7 @@ def test_what_freed_the_lock_arrives_before_the_grant(waiters, stream, free):
 
 
 def test_the_end_of_a_lease_arrives_before_the_grant(waiters, stream):
-    first = waiters.acquire("ann", px=100)
+    first = waiters.acquire("ann", px=500)
     bob = waiters.wait("bob")
     effects(stream)
     token = bob.read()
@@ -130,7 +130,7 @@ def test_the_end_of_a_lease_arrives_before_the_grant(waiters, stream):
 
 
 def test_a_lease_that_ends_beside_others_is_a_leave(waiters, stream):
-    one = waiters.acquire("ann", "PERMITS", 2, px=100)
+    one = waiters.acquire("ann", "PERMITS", 2, px=500)
     waiters.acquire("bob", "PERMITS", 2)
     cy = waiters.wait("cy", "PERMITS", 2)
     effects(stream)
@@ -357,7 +357,7 @@ def test_a_change_of_role_sends_those_who_wait_away(make_server, protocol):
     server = make_server()
     with Waiters(server, protocol) as waiters:
         token = waiters.acquire("ann")
-        waiters.acquire("ann", key="short", px=300)
+        waiters.acquire("ann", key="short", px=1000)
         clients = [
             waiters.wait("bob"),
             waiters.wait("cy", wait_ms=60_000),

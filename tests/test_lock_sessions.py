@@ -79,7 +79,7 @@ def test_without_session_it_stays(waiters):
 
 
 def test_it_ends_with_its_lease_as_well(waiters):
-    client = holding(waiters, px=100)
+    client = holding(waiters, px=500)
     bob = waiters.wait("bob")
     assert bob.read()
     client.close()

@@ -100,7 +100,7 @@ def test_readers_behind_a_writer_who_left_go(waiters, how):
     waiters.acquire("ann", "SHARED")
     writer = waiters.connect()
     number = writer.call("CLIENT", "ID")
-    waiters.wait("writer", client=writer, wait_ms=300 if how == "runs out" else 0)
+    waiters.wait("writer", client=writer, wait_ms=600 if how == "runs out" else 0)
     readers = [waiters.wait(f"reader-{n}", "SHARED") for n in range(3)]
     last = waiters.wait("last")
     if how == "unblocked":
@@ -113,8 +113,8 @@ def test_readers_behind_a_writer_who_left_go(waiters, how):
 
 
 def test_a_writer_waits_for_the_last_reader_s_lease(waiters):
-    waiters.acquire("ann", "SHARED", px=100)
-    longest = waiters.acquire("bob", "SHARED", px=300)
+    waiters.acquire("ann", "SHARED", px=500)
+    longest = waiters.acquire("bob", "SHARED", px=700)
     writer = waiters.wait("writer")
     assert writer.read() > longest
     assert waiters.owners() == ["writer"]
@@ -216,7 +216,7 @@ def test_permits_go_to_those_who_wait_one_by_one(waiters):
 
 
 def test_a_permit_whose_lease_is_over_goes_to_the_next_although_others_are_held(waiters):
-    waiters.acquire("ann", "PERMITS", 2, px=300)
+    waiters.acquire("ann", "PERMITS", 2, px=700)
     waiters.acquire("bob", "PERMITS", 2)
     cy = waiters.wait("cy", "PERMITS", 2)
     assert cy.read()

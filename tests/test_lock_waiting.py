@@ -156,15 +156,15 @@ def test_whatever_frees_the_lock_in_a_transaction_grants_it(waiters, free):
 
 
 def test_the_end_of_a_lease_grants_it(waiters):
-    token = waiters.acquire("ann", px=100)
-    bob, cy = waiters.wait("bob", px=100), waiters.wait("cy")
+    token = waiters.acquire("ann", px=500)
+    bob, cy = waiters.wait("bob", px=500), waiters.wait("cy")
     tokens = [token, bob.read(), cy.read()]
     assert tokens == sorted(set(tokens))
     assert waiters.owners() == ["cy"]
 
 
 def test_the_end_of_a_lease_whose_key_was_made_to_stay_grants_it(waiters):
-    token = waiters.acquire("ann", px=100)
+    token = waiters.acquire("ann", px=500)
     assert waiters.call("PERSIST", "lock") == 1
     bob = waiters.wait("bob")
     assert bob.read() > token
@@ -172,11 +172,11 @@ def test_the_end_of_a_lease_whose_key_was_made_to_stay_grants_it(waiters):
 
 
 def test_a_longer_lease_keeps_them_waiting(waiters):
-    waiters.acquire("ann", px=300)
+    waiters.acquire("ann", px=600)
     bob = waiters.wait("bob")
     assert waiters.call("LOCK.EXTEND", "lock", "ann", "PX", 600_000) == 1
     assert waiters.acquire("ann", px=1_000_000)
-    marker = waiters.acquire("marker", key="marker", px=400)
+    marker = waiters.acquire("marker", key="marker", px=700)
     eventually(lambda: waiters.call("LOCK.VALIDATE", "marker", marker) == 0)
     assert not bob.is_answered()
     waiters.release("ann")
@@ -191,11 +191,11 @@ def test_a_longer_lease_keeps_them_waiting(waiters):
 )
 def test_a_newcomer_does_not_overtake_although_the_lease_is_over(waiters, options):
     """Both come in one packet, before any timer."""
-    waiters.acquire("ann", px=100)
+    waiters.acquire("ann", px=500)
     bob = waiters.wait("bob")
     asleep, newcomer, info = waiters.admin.pipeline(
         [
-            ("DEBUG", "SLEEP", 0.3),
+            ("DEBUG", "SLEEP", 0.7),
             ("LOCK.ACQUIRE", "lock", "cy", "PX", 1000, *options),
             ("LOCK.INFO", "lock"),
         ]
@@ -206,11 +206,11 @@ def test_a_newcomer_does_not_overtake_although_the_lease_is_over(waiters, option
 
 
 def test_a_holder_whose_lease_is_over_goes_to_the_end(waiters):
-    waiters.acquire("ann", px=100)
+    waiters.acquire("ann", px=500)
     bob = waiters.wait("bob")
     again, released, extended = waiters.admin.pipeline(
         [
-            ("DEBUG", "SLEEP", 0.3),
+            ("DEBUG", "SLEEP", 0.7),
             ("LOCK.ACQUIRE", "lock", "ann", "PX", 1000),
             ("LOCK.RELEASE", "lock", "ann"),
             ("LOCK.EXTEND", "lock", "ann", "PX", 1000),
@@ -225,7 +225,7 @@ def test_a_holder_whose_lease_is_over_goes_to_the_end(waiters):
 
 def test_a_wait_runs_out(waiters):
     waiters.acquire("ann")
-    bob, cy = waiters.wait("bob", wait_ms=50), waiters.wait("cy")
+    bob, cy = waiters.wait("bob", wait_ms=500), waiters.wait("cy")
     assert bob.read() is None
     assert answered_once(bob)
     eventually(lambda: waiters.queue() == ["cy"])
@@ -236,7 +236,7 @@ def test_a_wait_runs_out(waiters):
 def test_a_wait_for_the_longest_time_does_not_run_out(waiters):
     waiters.acquire("ann")
     bob = waiters.wait("bob", wait_ms=2**63 - 1)
-    cy = waiters.wait("cy", wait_ms=50)
+    cy = waiters.wait("cy", wait_ms=500)
     assert cy.read() is None
     assert not bob.is_answered()
     waiters.release("ann")

@@ -114,7 +114,7 @@ def test_another_lock_in_its_place_is_waited_for(waiters, contended, how):
 
 def test_the_lease_of_the_other_lock_wakes_them(waiters, contended):
     bob, _ = contended
-    waiters.acquire("dan", key="other", px=300)
+    waiters.acquire("dan", key="other", px=600)
     assert waiters.call("COPY", "other", "lock", "REPLACE") == 1
     token = waiters.info()["token"]
     assert bob.read() > token
@@ -200,7 +200,7 @@ def test_a_copy_of_the_lock_is_another_lock(waiters, contended):
 
 
 def test_a_longer_or_no_expiry_of_the_key_changes_nothing(waiters):
-    token = waiters.acquire("ann", px=300)
+    token = waiters.acquire("ann", px=600)
     bob = waiters.wait("bob")
     assert waiters.call("PEXPIRE", "lock", 60_000) == 1
     assert bob.read() > token

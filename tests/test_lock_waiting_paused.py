@@ -40,7 +40,7 @@ def over(waiters, token, key="lock"):
 @pytest.mark.parametrize("mode", [(), ("SHARED",), ("PERMITS", 1)], ids=["exclusive", "shared", "permits"])
 def test_a_lease_that_ends_under_a_pause_is_granted_after_it(pair, waiters, mode):
     primary, replica = pair
-    token = waiters.acquire("ann", px=300)
+    token = waiters.acquire("ann", px=1500)
     bob, cy = waiters.wait("bob", *mode), waiters.wait("cy")
     waiters.call(*PAUSE)
     over(waiters, token)
@@ -58,7 +58,7 @@ def test_a_lease_that_ends_under_a_pause_is_granted_after_it(pair, waiters, mode
 def test_without_replicas_but_with_an_aof(make_server):
     server = make_server(config=["appendonly yes"])
     with Waiters(server) as waiters:
-        token = waiters.acquire("ann", px=300)
+        token = waiters.acquire("ann", px=1500)
         bob = waiters.wait("bob", px=600_000)
         waiters.call(*PAUSE)
         over(waiters, token)
@@ -74,7 +74,7 @@ def test_without_replicas_but_with_an_aof(make_server):
 
 def test_a_permit_that_ends_beside_another(pair, waiters):
     primary, _ = pair
-    token = waiters.acquire("ann", "PERMITS", 2, px=300)
+    token = waiters.acquire("ann", "PERMITS", 2, px=1500)
     waiters.acquire("bob", "PERMITS", 2)
     cy = waiters.wait("cy", "PERMITS", 2)
     waiters.call(*PAUSE)
@@ -123,7 +123,7 @@ def test_a_wait_that_ends_under_a_pause(pair, waiters, how):
     waiters.acquire("ann", "SHARED")
     writer = waiters.connect()
     number = writer.call("CLIENT", "ID")
-    waiters.wait("writer", client=writer, wait_ms=300 if how == "runs out" else 0)
+    waiters.wait("writer", client=writer, wait_ms=1000 if how == "runs out" else 0)
     reader = waiters.wait("bob", "SHARED")
     waiters.call(*PAUSE)
     if how == "killed":
@@ -155,15 +155,15 @@ def test_a_release_that_waits_for_the_pause_grants_after_it(pair, waiters):
 
 def test_a_pause_of_all_commands(pair, waiters):
     """Not even reads run; timers do."""
-    waiters.acquire("ann", px=200)
+    waiters.acquire("ann", px=1000)
     bob = waiters.wait("bob")
-    waiters.call("CLIENT", "PAUSE", 700, "ALL")
+    waiters.call("CLIENT", "PAUSE", 1500, "ALL")
     assert bob.read()
 
 
 def test_an_evicted_lock_under_a_pause(pair, waiters):
     primary, _ = pair
-    token = waiters.acquire("ann", px=500)
+    token = waiters.acquire("ann", px=1500)
     bob = waiters.wait("bob")
     evict_everything(primary, PAUSE)
     over(waiters, token)
@@ -198,7 +198,7 @@ def test_a_long_queue_of_readers_whose_grants_a_pause_comes_between(pair, waiter
 def test_failover_sends_those_who_wait_away_and_keeps_the_holders(pair, waiters):
     primary, replica = pair
     token = waiters.acquire("ann", px=600_000)
-    waiters.acquire("ann", key="short", px=200)
+    waiters.acquire("ann", key="short", px=1000)
     clients = [waiters.wait("bob"), waiters.wait("cy", key="short"), waiters.wait_for_all(["lock", "short"], "dan")]
     evict = evict_everything(primary, ("FAILOVER", "TO", "127.0.0.1", replica.port))
     assert evict == ["OK"]
@@ -231,7 +231,7 @@ def continued(replica):
 def test_a_failover_that_is_called_off_grants_afterwards(pair, waiters):
     """The replica is stopped, so that the primary goes on waiting for it."""
     primary, replica = pair
-    token = waiters.acquire("ann", px=500)
+    token = waiters.acquire("ann", px=1500)
     bob = waiters.wait("bob")
     client = waiters.connect()
     client.call("LOCK.ACQUIRE", "session", "ann", "PX", 600_000, "SESSION")
@@ -267,8 +267,8 @@ def shut_down(server):
 
 def test_a_shutdown_that_waits_for_a_replica(pair, waiters):
     primary, replica = pair
-    token = waiters.acquire("ann", px=500)
-    bob, cy = waiters.wait("bob", px=300), waiters.wait("cy")
+    token = waiters.acquire("ann", px=1500)
+    bob, cy = waiters.wait("bob", px=1500), waiters.wait("cy")
     client = waiters.connect()
     client.call("LOCK.ACQUIRE", "session", "ann", "PX", 600_000, "SESSION")
     dan = waiters.wait("dan", key="session")
