@@ -87,7 +87,7 @@ def test_every_setting_of_the_module_is_there_at_its_default(server):
 
 def test_the_app_user_may_use_every_command_that_is_not_for_operators(server):
     (line,) = (line for line in commented_settings() if line.startswith("user app "))
-    families = ("cache.", "lock.", "ratelimit.", "cl.")
+    families = ("cache.", "lock.", "ratelimit.", "cl.", "writebehind.")
     granted = {word[1:] for word in line.split() if word[1:].startswith(families)}
     commands = server.client(decode=True).command_list(module="keyward")
     ordinary = {name for name in commands if name.startswith(families)} - {"lock.force"}
