@@ -138,6 +138,31 @@ def test_categories(make_server):
         assert denied(alice.call("GET", "k"))
 
 
+LOCK_WRITES = {f"lock.{name}" for name in ("acquire", "macquire", "release", "mrelease", "extend", "exec", "force")}
+LOCK_READS = {"lock.validate", "lock.info"}
+
+
+def test_categories_of_locks(make_server):
+    server = make_server()
+    client = server.client(decode=True)
+    if server.version < (7, 2):
+        pytest.skip("Redis 7.0 has no categories of modules")
+
+    def members(category):
+        return set(client.execute_command("ACL", "CAT", category))
+
+    assert members("lock") >= LOCK_WRITES | LOCK_READS
+    assert members("write") >= LOCK_WRITES
+    assert members("read") >= LOCK_READS
+    assert members("blocking") >= {"lock.acquire", "lock.macquire"}
+    for category in ("admin", "dangerous"):
+        assert members(category) & (LOCK_WRITES | LOCK_READS) == {"lock.force"}
+    with user(server, "+@lock", "-@dangerous", "+auth", "~*") as alice:
+        assert alice.call("LOCK.ACQUIRE", "lock", "ann", "PX", 60_000)
+        assert denied(alice.call("LOCK.FORCE", "lock"))
+        assert alice.call("LOCK.RELEASE", "lock", "ann") == 1
+
+
 def test_apply_is_not_for_plain_users(server_with_tags):
     client = server_with_tags.client()
     # Redis 7.0 has no categories for the commands of modules: there it must be taken away by name.

@@ -183,6 +183,18 @@ def test_a_longer_lease_keeps_them_waiting(waiters):
     assert bob.read()
 
 
+@pytest.mark.parametrize("free", ["lease", "release"])
+def test_watch_sees_the_grant(waiters, free):
+    """Also the one that no command makes."""
+    waiters.acquire("ann", px=1000 if free == "lease" else 60_000)
+    bob, watcher = waiters.wait("bob"), waiters.connect()
+    assert watcher.call("WATCH", "lock") == "OK"
+    if free == "release":
+        waiters.release("ann")
+    assert bob.read()
+    assert watcher.pipeline([("MULTI",), ("PING",), ("EXEC",)])[-1] is None
+
+
 # Nobody is overtaken
 
 
