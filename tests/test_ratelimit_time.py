@@ -22,11 +22,12 @@ SHORT = {
 
 @pytest.mark.parametrize("limits", SHORT.values(), ids=SHORT)
 def test_retry_after_is_kept_to_the_millisecond(client, limits):
-    """PEEK denies while a wait is left and allows when it is over, by the server's own clock, which the
-    same transaction reads before and after. Whole milliseconds were told, so one may be missing."""
+    """PEEK denies while a wait is left and allows when it is over, by the server's own clock, which is
+    read just before and after; not in a transaction, where newer servers stop it. Whole milliseconds were
+    told, so one may be missing."""
 
     def look(charges=0):
-        pipeline = client.pipeline(transaction=True)
+        pipeline = client.pipeline(transaction=False)
         for _ in range(charges):
             check(pipeline, *limits)
         pipeline.time()
@@ -55,11 +56,11 @@ def test_next_and_reset_are_kept(client):
     first = peek(client, 5, "PX", 600)
     eventually(lambda: peek(client, 5, "PX", 600)[4] < first[4] - 150)
     check(client, 5, "PX", 600)
+    begun = time.monotonic()
     _, _, remaining, _, next_ms, reset_ms, _ = peek(client, 5, "PX", 600)
     assert remaining == 2
     assert 0 < next_ms < reset_ms <= 600 + 600 / TICKS + 2
-    begun = time.monotonic()
-    eventually(lambda: peek(client, 5, "PX", 600)[2] == 4)
+    eventually(lambda: peek(client, 5, "PX", 600)[2] >= 4)
     assert time.monotonic() - begun >= (next_ms - 2) / 1000, "remaining grew before it was told"
     assert peek(client, 5, "PX", 600)[4] <= reset_ms
     eventually(lambda: peek(client, 5, "PX", 600)[2] == 5)
@@ -70,8 +71,8 @@ def test_next_and_reset_are_kept(client):
 def test_a_bucket_fills_evenly(client):
     """One unit each 100 ms, and not five after half a second."""
     limits = ("GCRA", 10, "PX", 1000, "BURST", 5)
-    check(client, *limits, "COST", 5)
     begun = time.monotonic()
+    check(client, *limits, "COST", 5)
     for left in range(1, 6):
         told = eventually(lambda left=left: (reply := peek(client, *limits))[2] >= left and reply)
         assert time.monotonic() - begun >= left * 0.1 - 0.002
@@ -81,8 +82,8 @@ def test_a_bucket_fills_evenly(client):
 
 def test_a_ban_ends_by_itself(client):
     check(client, 2, "EX", 60)
-    ban(client, "PX", 150)
     begun = time.monotonic()
+    ban(client, "PX", 150)
     assert check(client, 2, "EX", 60)[6] == -1
     eventually(lambda: peek(client, 2, "EX", 60)[0] == 1)
     assert time.monotonic() - begun >= 0.148
