@@ -193,6 +193,8 @@ impl Server for FakeServer {
         self.now
     }
 
+    fn let_time_go_on(&mut self) {}
+
     fn replayed(&self) -> bool {
         self.replayed
     }

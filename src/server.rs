@@ -49,6 +49,10 @@ pub trait Server {
     /// The moment of this command; the same throughout it, and never earlier than a moment given out before.
     fn now(&self) -> UnixUs;
 
+    /// What is asked for next is a later moment. Only for work that no command does: there the server's own clock, by which keys
+    /// expire, goes on as well.
+    fn let_time_go_on(&mut self);
+
     /// The command comes from the primary or from the AOF: it is an effect to be applied, nothing is to be decided,
     /// and no clock, setting or random number may have a say.
     fn replayed(&self) -> bool;

@@ -221,4 +221,4 @@ def test_a_crowd_is_admitted_at_the_rate(server):
             client.close()
         assert control.call("PING") == "PONG"
     assert len(moments) == 200
-    assert all(later - earlier >= 1000 for earlier, later in zip(moments, moments[1:], strict=False))
+    assert [b - a for a, b in zip(moments, moments[1:], strict=False) if b - a < 1000] == []

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::api::{Ctx, Str, call};
 use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
-use super::strings::OwnedString;
+use super::strings::{OwnedString, bytes};
 use super::user::User;
 use super::{blocked, native_type, replicate};
 use crate::args::Arg;
@@ -76,6 +76,17 @@ impl OpenKey {
         self.name.raw()
     }
 
+    /// A key that is no argument goes by its name. It must not be opened twice: outside commands time goes on, and it might expire
+    /// between a look at it and a change of it, which would be lost.
+    fn is_of(&self, key: Arg<'_>) -> bool {
+        self.position == key.position
+            && match &self.name {
+                KeyName::Argument(_) => true,
+                // SAFETY: a live string of ours.
+                KeyName::Own(name) => unsafe { bytes(name.raw()) == key.bytes },
+            }
+    }
+
     fn kind(&self) -> c_int {
         // SAFETY: an open key, or null, which the server takes for an empty one.
         unsafe { call!(RedisModule_KeyType, self.key) }
@@ -114,10 +125,7 @@ impl<'a> Running<'a> {
 
     /// Opens a key, or gives the one that is open already. Opened for reading it is null if there is no such key.
     fn open(&mut self, key: Arg<'_>, mode: c_int) -> &mut OpenKey {
-        let again = self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.position == key.position && open.mode == mode && key.position != usize::MAX);
+        let again = self.open.as_ref().is_some_and(|open| open.mode == mode && open.is_of(key));
         if !again {
             self.open = None;
         }
@@ -163,6 +171,10 @@ impl Server for Running<'_> {
         })
     }
 
+    fn let_time_go_on(&mut self) {
+        self.now.set(None);
+    }
+
     fn replayed(&self) -> bool {
         // Asking the server costs some hundred instructions, and a primary that is not loading replays nothing.
         (host().replica || host().loading)
@@ -187,6 +199,7 @@ impl Server for Running<'_> {
     }
 
     fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool {
+        self.close();
         blocked::answer(self.ctx, waiter, reply)
     }
 

@@ -179,8 +179,9 @@ pub fn due<S: Server>(server: &mut S) -> bool {
     let now = server.now().to_ms();
     let Some(name) = server.state().ratelimit.queues.next_due(now) else { return false };
     server.select(name.db);
-    // One at a time, each at a moment of his own: time goes on here, unlike within a command, and with it a limiter that is full
-    // expires.
+    // One at a time, each at a moment of his own, which is read after the look at the key: time goes on here, unlike within a
+    // command, and with it a limiter that is full expires.
+    server.let_time_go_on();
     look(server, Arg::named(&name.key), 1);
     true
 }
