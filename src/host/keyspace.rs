@@ -199,7 +199,8 @@ impl Server for Running<'_> {
     }
 
     fn answer(&mut self, waiter: Waiter, reply: Reply<'static>) -> bool {
-        self.close();
+        // A command runs for it. What was found stays good: that one changes no key.
+        self.open = None;
         blocked::answer(self.ctx, waiter, reply)
     }
 
