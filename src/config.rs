@@ -12,6 +12,7 @@ pub struct Config {
     pub waiters_max: i64,
     pub waiters_per_key_max: i64,
     pub negatives_max: i64,
+    pub jobs_max: i64,
     pub fence_tags_max: i64,
     pub intents_max: i64,
     pub save_metadata: bool,
@@ -100,6 +101,13 @@ pub static SETTINGS: &[Setting] = &[
         mutable: true,
     },
     Setting {
+        name: "jobs-max",
+        summary: "How many keys may be queued for loaders (CACHE.READ, CACHE.WARM, AHEAD); the least needed go first, of those the \
+                  oldest.",
+        kind: Kind::Int { default: 100_000, min: 1, max: 10_000_000, field: |c| &mut c.jobs_max },
+        mutable: true,
+    },
+    Setting {
         name: "negatives-max",
         summary: "How many negative answers (FILLNIL) are remembered in each database; the oldest go first.",
         kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.negatives_max },
@@ -146,6 +154,7 @@ impl Default for Config {
             waiters_max: 0,
             waiters_per_key_max: 0,
             negatives_max: 0,
+            jobs_max: 0,
             fence_tags_max: 0,
             intents_max: 0,
             save_metadata: false,

@@ -48,6 +48,7 @@ pub enum Error {
     QueueFull,
     QueueIsKey,
     WorkerLength,
+    LoaderLength,
     Overflow,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
@@ -104,6 +105,7 @@ impl fmt::Display for Error {
             Error::QueueFull => f.write_str("WBFULL write-behind queue is full"),
             Error::QueueIsKey => f.write_str("ERR queue and key must be different keys"),
             Error::WorkerLength => f.write_str("ERR worker must be 1 to 1024 bytes"),
+            Error::LoaderLength => f.write_str("ERR loader name must be 1 to 512 bytes"),
             Error::Overflow => f.write_str("ERR increment or decrement would overflow"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }

@@ -13,7 +13,7 @@ use crate::native::NativeValue;
 use crate::ratelimit::concurrency::Slots;
 use crate::ratelimit::limiter::Limiter;
 use crate::reply::Reply;
-use crate::server::{Expiry, Permission, Server, StringValue, Waiter, Word};
+use crate::server::{Expiry, Permission, Server, StringValue, UserName, Waiter, Word};
 use crate::state::{Aftermath, KeyEvent, State};
 use crate::writebehind::Handle;
 
@@ -264,6 +264,14 @@ impl Server for FakeServer {
 
     fn permits(&mut self, name: &[u8], _permission: Permission) -> bool {
         !self.denied.iter().any(|denied| denied == name)
+    }
+
+    fn user(&mut self) -> UserName {
+        None
+    }
+
+    fn user_permits(&mut self, _user: &UserName, name: &[u8], permission: Permission) -> bool {
+        self.permits(name, permission)
     }
 
     fn exists(&mut self, key: &[u8]) -> bool {

@@ -69,6 +69,13 @@ pub static SECTIONS: &[Section] = &[
                 |s| s.cache.counters.fills_refused,
             ),
             counter("cache_load_failures", "Loads that were given up with FAIL.", |s| s.cache.counters.load_failures),
+            gauge("cache_jobs", "Keys that are queued for loaders.", |s| size(s.cache.jobs())),
+            counter("cache_jobs_queued", "Keys that were ever queued for loaders.", |s| s.cache.counters.jobs_queued),
+            counter("cache_jobs_dropped", "Jobs dropped for more urgent or newer ones: jobs-max.", |s| {
+                s.cache.counters.jobs_dropped
+            }),
+            gauge("cache_waiting_loaders", "Loaders that wait for jobs.", |s| size(s.cache.waiting_loaders())),
+            gauge("cache_hot_keys", "Keys whose reads are counted for CACHE.HOT.", |s| size(s.cache.hot_keys())),
             gauge("cache_intents", "Database writes under way; on a replica, their keys.", |s| size(s.cache.intents())),
             counter("cache_intents_full", "INTENTs that were refused: intents-max.", |s| s.cache.counters.intents_full),
             counter("cache_intent_timeouts", "Intents that ran out: a writer died or was too slow.", |s| {

@@ -45,6 +45,9 @@ pub enum Permission {
     Delete,
 }
 
+/// A user by name, to be asked about later; `None`: another module made the call, which has no user.
+pub type UserName = Option<Box<[u8]>>;
+
 pub trait Server {
     /// The moment of this command; the same throughout it, and never earlier than a moment given out before.
     fn now(&self) -> UnixUs;
@@ -108,6 +111,12 @@ pub trait Server {
 
     /// May the calling user do this to the key (or the tag, which is checked as if it were a key)?
     fn permits(&mut self, name: &[u8], permission: Permission) -> bool;
+
+    /// Who runs this command.
+    fn user(&mut self) -> UserName;
+
+    /// As [`Server::permits`], for one who called before. One who was deleted since may do nothing.
+    fn user_permits(&mut self, user: &UserName, name: &[u8], permission: Permission) -> bool;
 
     /// Does the key exist? Does not count as a use of the key.
     fn exists(&mut self, key: &[u8]) -> bool;

@@ -79,6 +79,8 @@ pub enum Keys {
     FirstTwo,
     /// Every argument.
     All,
+    /// Every argument but the first.
+    AllButFirst,
     /// A count at 1, then that many groups of `step` arguments, each beginning with a key.
     Counted {
         step: i32,

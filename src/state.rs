@@ -157,7 +157,8 @@ impl State {
     /// How many clients wait, for whatever it is.
     pub fn waiters(&self) -> usize {
         let queued = self.lock.queues.len().saturating_add(self.ratelimit.queues.len());
-        self.cache.waiters().saturating_add(queued).saturating_add(self.writebehind.waiting.len())
+        let workers = self.cache.waiting_loaders().saturating_add(self.writebehind.waiting.len());
+        self.cache.waiters().saturating_add(queued).saturating_add(workers)
     }
 
     /// Settings have new values; caps that became smaller take effect.

@@ -64,6 +64,7 @@ fn keys(spec: &CommandSpec) -> String {
         Keys::First => "the first argument",
         Keys::FirstTwo => "the first two arguments",
         Keys::All => "all arguments",
+        Keys::AllButFirst => "all arguments but the first",
         Keys::Counted { .. } => "counted by the first argument",
     };
     let access = match spec.access {

@@ -1,5 +1,8 @@
 //! A lease: the right, and the duty, of one caller to load a key; and the token that stands for it.
 
+use std::rc::Rc;
+
+use super::jobs::Reason;
 use crate::args::parse_int;
 use crate::clock::{UnixMs, UnixUs};
 
@@ -32,8 +35,15 @@ impl Token {
     }
 }
 
+/// A load that was given to a loader: if nothing comes of it, it goes to the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub loader: Rc<[u8]>,
+    pub reason: Reason,
+}
+
 /// A load of a key that somebody was told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Load {
     /// Of its token.
     pub number: u64,
@@ -47,6 +57,8 @@ pub(super) struct Load {
     pub refresh: bool,
     /// When it was revoked, if it was: its value may still answer those who waited before.
     pub revoked: Option<u64>,
+    /// `None`: a caller was elected.
+    pub order: Option<Order>,
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! - a key has at most one live lease;
 //! - everybody who waits for a key has a load that is out and may answer him: the live one, or one that was revoked after he
 //!   came. When a load ends otherwise, the queue is settled. (While the key is being written in the database, its
-//!   [intents](super::intent) take the place of a load: there is none then, and the queue is settled when they are over.)
+//!   [intents](super::intent) take the place of a load: there is none then, and the queue is settled when they are over. And who
+//!   leaves loading to a [loader](super::loaders) may have a job in its queue instead.)
 //! - one sequence orders leases, invalidations and arrivals.
 //!
 //! Nothing of this is saved or replicated. It is all keyed by the number of the database, since that is what clients wait in:
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::fence::Fence;
-use super::lease::{Load, Token};
+use super::lease::{Load, Order, Token};
 use crate::clock::{UnixMs, UnixUs};
 use crate::server::Waiter;
 
@@ -61,22 +62,31 @@ struct Failure {
 }
 
 /// A place in a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seat {
     /// When he came, in the sequence.
     pub came: u64,
-    /// What his own lease is to be should he be elected.
-    pub lease_ms: i64,
+    pub role: Role,
     pub stale_ok: bool,
 }
 
+/// What is to be done with one who waits when nobody loads the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// He may be elected, and his lease is to last so many milliseconds.
+    Caller { lease_ms: i64 },
+    /// He is never elected: this loader loads for him.
+    Reader { loader: Rc<[u8]> },
+}
+
 /// What a new lease is to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub now: UnixUs,
     pub lease_ms: i64,
     pub refresh: bool,
     pub retirement: u64,
+    pub order: Option<Order>,
 }
 
 /// Why nobody is elected.
@@ -133,9 +143,9 @@ impl Leases {
             return None;
         }
         let (began, number) = (self.next(), self.next_number());
-        let Terms { now, lease_ms, refresh, retirement } = terms;
+        let Terms { now, lease_ms, refresh, retirement, order } = terms;
         let deadline = now.to_ms().plus(lease_ms);
-        let load = Load { number, began, began_at: now, deadline, retirement, refresh, revoked: None };
+        let load = Load { number, began, began_at: now, deadline, retirement, refresh, revoked: None, order };
         let database = self.databases.entry(db).or_default();
         database.fence.opened(began);
         let name = name_of(&database.flights, key);
@@ -152,7 +162,7 @@ impl Leases {
     /// The load of this token, be it live or revoked. While it is out the fence remembers what it has to.
     pub fn find(&self, db: usize, key: &[u8], token: Token) -> Option<Load> {
         let flight = self.flight(db, key).filter(|_| token.epoch == self.epoch)?;
-        flight.live.iter().chain(&flight.revoked).find(|load| load.number == token.number).copied()
+        flight.live.iter().chain(&flight.revoked).find(|load| load.number == token.number).cloned()
     }
 
     /// Takes the load of this token out, be it live or revoked. The caller settles the queue.
@@ -168,7 +178,7 @@ impl Leases {
                 flight.revoked.remove(at)
             }
         };
-        self.ended(db, load);
+        self.ended(db, &load);
         Some(load)
     }
 
@@ -195,7 +205,7 @@ impl Leases {
         let Some(flight) = self.flight_mut(db, key) else { return };
         let load = Load { revoked: Some(at), refresh: false, ..load };
         if flight.queue.is_empty() {
-            self.ended(db, load);
+            self.ended(db, &load);
             self.tidy(db, key);
         } else {
             flight.revoked.push(load);
@@ -245,10 +255,10 @@ impl Leases {
     }
 
     /// Seats a waiter at the end of the key's queue.
-    pub fn join(&mut self, db: usize, key: &[u8], waiter: Waiter, lease_ms: i64, stale_ok: bool) {
+    pub fn join(&mut self, db: usize, key: &[u8], waiter: Waiter, role: Role, stale_ok: bool) {
         let database = self.databases.entry(db).or_default();
         let name = name_of(&database.flights, key);
-        let seat = Seat { came: self.sequence, lease_ms, stale_ok };
+        let seat = Seat { came: self.sequence, role, stale_ok };
         database.flights.entry(Rc::clone(&name)).or_default().queue.insert(waiter, seat);
         self.waiting.insert(waiter, (db, name));
     }
@@ -268,10 +278,10 @@ impl Leases {
         db: usize,
         key: &[u8],
         before: Option<u64>,
-        wanted: impl Fn(Seat) -> bool,
+        wanted: impl Fn(&Seat) -> bool,
     ) -> Vec<(Waiter, Seat)> {
         let Some(flight) = self.flight_mut(db, key) else { return Vec::new() };
-        let is_taken = |seat: &Seat| before.is_none_or(|before| seat.came < before) && wanted(*seat);
+        let is_taken = |seat: &Seat| before.is_none_or(|before| seat.came < before) && wanted(seat);
         let (taken, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut flight.queue).into_iter().partition(|(_, seat)| is_taken(seat));
         flight.queue = left.into_iter().collect();
@@ -282,11 +292,29 @@ impl Leases {
         taken
     }
 
-    /// Takes out who waits longest.
-    pub fn take_first(&mut self, db: usize, key: &[u8]) -> Option<(Waiter, Seat)> {
-        let first = self.flight_mut(db, key)?.queue.pop_first()?;
-        self.waiting.remove(&first.0);
-        Some(first)
+    /// Takes out who waits longest of those that may be elected: how long his lease is to be, and whether a stale value would do.
+    pub fn take_caller(&mut self, db: usize, key: &[u8]) -> Option<(Waiter, i64, bool)> {
+        let flight = self.flight_mut(db, key)?;
+        let (waiter, lease_ms, stale_ok) = flight.queue.iter().find_map(|(waiter, seat)| match seat.role {
+            Role::Caller { lease_ms } => Some((*waiter, lease_ms, seat.stale_ok)),
+            Role::Reader { .. } => None,
+        })?;
+        flight.queue.remove(&waiter);
+        self.waiting.remove(&waiter);
+        Some((waiter, lease_ms, stale_ok))
+    }
+
+    /// The loaders that load for those who wait, each once, in the order of arrival.
+    pub fn loaders(&self, db: usize, key: &[u8]) -> Vec<Rc<[u8]>> {
+        let mut loaders: Vec<Rc<[u8]>> = Vec::new();
+        for seat in self.flight(db, key).into_iter().flat_map(|flight| flight.queue.values()) {
+            if let Role::Reader { loader } = &seat.role
+                && !loaders.contains(loader)
+            {
+                loaders.push(Rc::clone(loader));
+            }
+        }
+        loaders
     }
 
     /// Nobody is to load the key until `until`.
@@ -308,7 +336,7 @@ impl Leases {
         let Some(flight) = self.flight_mut(db, key) else { return };
         let (loads, failure) = (flight.take_loads(), flight.end_failure());
         for load in loads {
-            self.ended(db, load);
+            self.ended(db, &load);
         }
         if let Some(ended) = failure {
             self.deadlines.remove(&ended);
@@ -332,9 +360,9 @@ impl Leases {
         })
     }
 
-    /// Drops what has run out of the key's loads and failures. How many loads those are: the caller settles the queue.
-    pub fn run_out(&mut self, db: usize, key: &[u8], now: UnixMs) -> usize {
-        let Some(flight) = self.flight_mut(db, key) else { return 0 };
+    /// Takes out what has run out of the key's loads and failures. These are the loads: the caller settles the queue.
+    pub fn run_out(&mut self, db: usize, key: &[u8], now: UnixMs) -> Vec<Load> {
+        let Some(flight) = self.flight_mut(db, key) else { return Vec::new() };
         let over = |load: &mut Load| load.deadline <= now;
         let mut ended: Vec<Load> = flight.live.take_if(over).into_iter().collect();
         ended.extend(flight.revoked.extract_if(.., over));
@@ -342,12 +370,11 @@ impl Leases {
         if let Some(ended) = if failure { flight.end_failure() } else { None } {
             self.deadlines.remove(&ended);
         }
-        let count = ended.len();
-        for load in ended {
+        for load in &ended {
             self.ended(db, load);
         }
         self.tidy(db, key);
-        count
+        ended
     }
 
     /// The keys of a database are gone, or others: no lease holds any more, and each queue is settled from a timer. O(leases).
@@ -410,7 +437,7 @@ impl Leases {
     }
 
     /// A load was taken out of its flight.
-    fn ended(&mut self, db: usize, load: Load) {
+    fn ended(&mut self, db: usize, load: &Load) {
         self.deadlines.remove(&(load.deadline, load.number));
         self.refreshing = self.refreshing.saturating_sub(usize::from(load.refresh));
         if let Some(database) = self.databases.get_mut(&db) {
@@ -424,7 +451,7 @@ impl Leases {
         let Some(flight) = self.flight_mut(db, key) else { return };
         if flight.queue.is_empty() {
             for load in std::mem::take(&mut flight.revoked) {
-                self.ended(db, load);
+                self.ended(db, &load);
             }
         }
         let Some(database) = self.databases.get_mut(&db) else { return };

@@ -1,6 +1,7 @@
 //! What a CACHE read finds: the value, and whether it is fresh, stale or invalid.
 
 use super::freshness::fingerprint;
+use super::hot_keys::{SKIP_MOST, Weight};
 use super::intent::Standing;
 use super::write_through::standing;
 use crate::args::Arg;
@@ -83,6 +84,25 @@ fn look_at_age<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error>
         Some(_) => Cached::Missing,
         None => Cached::Fresh(value),
     })
+}
+
+/// A client reads the key: for [`hot_keys`](super::hot_keys).
+#[inline]
+pub(super) fn count_read<S: Server>(server: &mut S, key: Arg<'_>) {
+    let weight = server.state().cache.hot_keys.weigh();
+    if weight != Weight::Nothing {
+        count_weighed(server, key, weight);
+    }
+}
+
+#[inline(never)]
+fn count_weighed<S: Server>(server: &mut S, key: Arg<'_>, weight: Weight) {
+    let db = server.db();
+    if weight == Weight::Many {
+        let skipped = server.random(SKIP_MOST);
+        server.state().cache.hot_keys.skip(skipped);
+    }
+    server.state().cache.hot_keys.count(db, key.bytes, weight.reads());
 }
 
 /// When the value became or becomes stale; `None` if it has no grace.

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::lease::Token;
-use super::leases::{Hold, Seat, Terms};
-use super::read::{Cached, look};
-use super::{early_refresh, write_through};
+use super::jobs::Reason;
+use super::lease::{Order, Token};
+use super::leases::{Hold, Role, Seat, Terms};
+use super::read::{Cached, count_read, look};
+use super::{early_refresh, loaders, write_through};
 use crate::args::Arg;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -18,12 +19,22 @@ use crate::server::{Expiry, Server, StringValue, Word};
 
 /// What a caller asks for besides the key.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
-    pub lease_ms: i64,
+pub(super) struct Wish<'a> {
+    /// Who loads?
+    pub by: By<'a>,
     /// May a stale value be the answer?
     pub stale_ok: bool,
     /// Of [`early_refresh`]; 0 is off.
     pub beta: f64,
+}
+
+/// Who loads the key if somebody has to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By<'a> {
+    /// The caller, with a lease of so many milliseconds.
+    Caller { lease_ms: i64 },
+    /// A loader of this name.
+    Loader(&'a [u8]),
 }
 
 /// What a caller is told.
@@ -77,15 +88,16 @@ pub(super) struct Found {
 }
 
 /// Looks a key up. `WrongType` if it holds no string.
-pub(super) fn find<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish) -> Result<Found, Error> {
+pub(super) fn find<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>) -> Result<Found, Error> {
     // First the expiry: to ask for it opens the key anew.
     let expires = if wish.beta > 0.0 { hard_expiry(server, key) } else { Expiry::Never };
     Ok(Found { cached: look(server, key)?, expires })
 }
 
 /// Decides what one caller is told of the key that was found, and takes the lease if he is elected. Counts.
-pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish: Wish) -> Result<Outcome, Error> {
+pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish: Wish<'_>) -> Result<Outcome, Error> {
     let Found { cached, expires } = found;
+    count_read(server, key);
     let outcome = match cached {
         Cached::Fresh(value) if wish.beta > 0.0 && elected_early(server, key, expires, wish.beta) => {
             refresh_early(server, key, value, wish)
@@ -111,7 +123,7 @@ pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish
     Ok(outcome)
 }
 
-fn is_negative<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
+pub(super) fn is_negative<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
     let (db, now) = (server.db(), server.now().to_ms());
     let cache = &server.state().cache;
     cache.is_negative(db, key.bytes, now) && !cache.intents.holds(db, key.bytes)
@@ -142,9 +154,9 @@ fn elected_early<S: Server>(server: &mut S, key: Arg<'_>, expires: Expiry, beta:
     early_refresh::elects(left_ms, beta, known.load_us, draw)
 }
 
-fn refresh_early<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wish: Wish) -> Outcome {
+fn refresh_early<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wish: Wish<'_>) -> Outcome {
     let held = server.is_replica() || hold(server, key).is_some();
-    match if held { None } else { begin(server, key, wish.lease_ms, true) } {
+    match if held { None } else { elect_caller(server, key, wish, Reason::Ahead) } {
         Some(token) => {
             let counters = &mut server.state().cache.counters;
             counters.early_refreshes = counters.early_refreshes.saturating_add(1);
@@ -155,27 +167,44 @@ fn refresh_early<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wi
 }
 
 /// A stale value is served to all but one.
-fn stale<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wish: Wish) -> Outcome {
+fn stale<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wish: Wish<'_>) -> Outcome {
     let held = server.is_replica() || hold(server, key).is_some();
-    match if held { None } else { begin(server, key, wish.lease_ms, true) } {
+    match if held { None } else { elect_caller(server, key, wish, Reason::Stale) } {
         Some(token) => Outcome::Refresh(value, token),
         None => Outcome::Stale(value),
     }
 }
 
-fn missing<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, has_value: bool) -> Result<Outcome, Error> {
+fn missing<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>, has_value: bool) -> Result<Outcome, Error> {
     if server.is_replica() {
         return Err(Error::ReadOnly);
     }
     Ok(match hold(server, key) {
         Some(Hold::Loading) => Outcome::Busy,
         Some(Hold::Failed(message)) => Outcome::Failed(message),
-        None => Outcome::Miss(begin(server, key, wish.lease_ms, has_value)),
+        None => match wish.by {
+            By::Caller { lease_ms } => Outcome::Miss(begin(server, key, lease_ms, has_value, None)),
+            By::Loader(loader) => {
+                loaders::want(server, loader, key.bytes, Reason::Miss);
+                Outcome::Busy
+            }
+        },
     })
 }
 
+/// Gives the load of a key that has a value to the caller, or to the loader he named: then he gets no token.
+fn elect_caller<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>, reason: Reason) -> Option<Token> {
+    match wish.by {
+        By::Caller { lease_ms } => begin(server, key, lease_ms, true, None),
+        By::Loader(loader) => {
+            loaders::want(server, loader, key.bytes, reason);
+            None
+        }
+    }
+}
+
 /// What keeps callers from loading the key. First whatever has run out goes, and those who wait come before this one.
-fn hold<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Hold> {
+pub(super) fn hold<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Hold> {
     let db = server.db();
     if server.state().cache.intents.holds(db, key.bytes) {
         return Some(Hold::Loading);
@@ -197,10 +226,17 @@ fn revoke_if_retired<S: Server>(server: &mut S, db: usize, key: &[u8]) {
     }
 }
 
-fn begin<S: Server>(server: &mut S, key: Arg<'_>, lease_ms: i64, refresh: bool) -> Option<Token> {
+/// Gives out a lease of a key that has none. `refresh`: it has a value. `order`: a loader gets it. `None`: too many are out.
+pub(super) fn begin<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    lease_ms: i64,
+    refresh: bool,
+    order: Option<Order>,
+) -> Option<Token> {
     let (db, now) = (server.db(), server.now());
     let state = server.state();
-    let terms = Terms { now, lease_ms, refresh, retirement: state.cache.retirements(db) };
+    let terms = Terms { now, lease_ms, refresh, retirement: state.cache.retirements(db), order };
     let max = usize::try_from(state.config.leases_max).unwrap_or(0);
     let cache = &mut state.cache;
     let token = cache.leases.begin(db, key.bytes, terms, max);
@@ -217,15 +253,19 @@ pub(super) fn end_what_ran_out<S: Server>(server: &mut S, db: usize, key: &[u8])
     let now = server.now().to_ms();
     let cache = &mut server.state().cache;
     let ended = cache.leases.run_out(db, key, now);
-    if ended > 0 {
-        cache.counters.lease_timeouts = cache.counters.lease_timeouts.saturating_add(ended as u64);
-        settle(server, Arg::named(key));
+    if ended.is_empty() {
+        return;
     }
+    cache.counters.lease_timeouts = cache.counters.lease_timeouts.saturating_add(ended.len() as u64);
+    for Order { loader, reason } in ended.into_iter().filter(|load| load.revoked.is_none()).filter_map(|load| load.order) {
+        loaders::want(server, &loader, key, reason);
+    }
+    settle(server, Arg::named(key));
 }
 
 /// Deals with one key of which something has run out. Whether there may be more. Only for a primary that may write.
 pub fn due<S: Server>(server: &mut S) -> bool {
-    if write_through::due(server) {
+    if write_through::due(server) || loaders::due(server) {
         return true;
     }
     let now = server.now().to_ms();
@@ -244,7 +284,7 @@ pub(super) fn answer_all<S: Server>(
     status: &'static str,
     value: Option<&Rc<[u8]>>,
 ) {
-    let told = |_| reply(status, value.map_or(Reply::Nil, |value| Reply::Shared(Rc::clone(value))), None);
+    let told = || reply(status, value.map_or(Reply::Nil, |value| Reply::Shared(Rc::clone(value))), None);
     let answered = answer_some(server, key, before, |_| true, told);
     if status == "HIT" || status == "NONE" {
         let counters = &mut server.state().cache.counters;
@@ -257,15 +297,23 @@ fn answer_some<S: Server>(
     server: &mut S,
     key: &[u8],
     before: Option<u64>,
-    wanted: impl Fn(Seat) -> bool,
-    reply: impl Fn(Seat) -> Reply<'static>,
+    wanted: impl Fn(&Seat) -> bool,
+    reply: impl Fn() -> Reply<'static>,
 ) -> u64 {
     let db = server.db();
     let mut answered: u64 = 0;
-    for (waiter, seat) in server.state().cache.leases.take_waiters(db, key, before, wanted) {
-        answered = answered.saturating_add(u64::from(server.answer(waiter, reply(seat))));
+    for (waiter, _) in server.state().cache.leases.take_waiters(db, key, before, wanted) {
+        answered = answered.saturating_add(u64::from(server.answer(waiter, reply())));
     }
     answered
+}
+
+/// Nobody loads the key for those of this database who left it to this loader.
+pub(super) fn answer_readers<S: Server>(server: &mut S, db: usize, key: &[u8], loader: &[u8]) {
+    let reads = |seat: &Seat| matches!(&seat.role, Role::Reader { loader: of } if **of == *loader);
+    for (waiter, _) in server.state().cache.leases.take_waiters(db, key, None, reads) {
+        server.answer(waiter, busy());
+    }
 }
 
 /// A value was stored under the key by another way than FILL: everybody who waits has his answer, and no load matters. Unless
@@ -301,7 +349,7 @@ pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
     };
     match look(server, key) {
         Err(error) => {
-            answer_some(server, key.bytes, None, |_| true, |_| Reply::Error(error.clone()));
+            answer_some(server, key.bytes, None, |_| true, || Reply::Error(error.clone()));
         }
         Ok(Cached::Fresh(value)) => {
             let value = Rc::from(server.bytes(value));
@@ -313,7 +361,7 @@ pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
                 elect(server, key, Some(&value));
             }
             let stale = || reply("STALE", Reply::Shared(Rc::clone(&value)), None);
-            answer_some(server, key.bytes, None, |seat| seat.stale_ok, |_| stale());
+            answer_some(server, key.bytes, None, |seat| seat.stale_ok, stale);
             answer_failed(server, key, failed);
         }
         // They go on waiting: what was recorded of the key is settled when the origin has it.
@@ -332,14 +380,15 @@ fn answer_failed<S: Server>(server: &mut S, key: Arg<'_>, message: Option<Rc<[u8
     }
 }
 
-/// Elects who waits longest; one whose client has gone is passed over. `stale`: the value there is until then.
+/// Elects who waits longest; one whose client has gone is passed over. If all of them leave loading to loaders, those are told.
+/// `stale`: the value there is until then.
 fn elect<S: Server>(server: &mut S, key: Arg<'_>, stale: Option<&Rc<[u8]>>) {
     let db = server.db();
-    while let Some((waiter, seat)) = server.state().cache.leases.take_first(db, key.bytes) {
-        let token = begin(server, key, seat.lease_ms, stale.is_some());
+    while let Some((waiter, lease_ms, stale_ok)) = server.state().cache.leases.take_caller(db, key.bytes) {
+        let token = begin(server, key, lease_ms, stale.is_some(), None);
         let told = match (stale, token) {
-            (Some(value), Some(_)) if seat.stale_ok => reply("REFRESH", Reply::Shared(Rc::clone(value)), token),
-            (Some(value), None) if seat.stale_ok => reply("STALE", Reply::Shared(Rc::clone(value)), None),
+            (Some(value), Some(_)) if stale_ok => reply("REFRESH", Reply::Shared(Rc::clone(value)), token),
+            (Some(value), None) if stale_ok => reply("STALE", Reply::Shared(Rc::clone(value)), None),
             _ => reply("MISS", Reply::Nil, token),
         };
         if server.answer(waiter, told) {
@@ -353,10 +402,13 @@ fn elect<S: Server>(server: &mut S, key: Arg<'_>, stale: Option<&Rc<[u8]>>) {
             server.state().cache.leases.take(db, key.bytes, token);
         }
     }
+    for loader in server.state().cache.leases.loaders(db, key.bytes) {
+        loaders::want(server, &loader, key.bytes, Reason::Miss);
+    }
 }
 
 /// Holds the caller until the load that is under way answers him. `None`: he cannot wait, or too many do.
-pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, wait_ms: i64) -> Option<Reply<'static>> {
+pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>, wait_ms: i64) -> Option<Reply<'static>> {
     let db = server.db();
     let state = server.state();
     let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
@@ -367,9 +419,13 @@ pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish, wait_ms:
         return None;
     }
     let waiter = server.block(wait_ms, busy())?;
+    let role = match wish.by {
+        By::Caller { lease_ms } => Role::Caller { lease_ms },
+        By::Loader(loader) => Role::Reader { loader: loader.into() },
+    };
     let cache = &mut server.state().cache;
     cache.counters.waits = cache.counters.waits.saturating_add(1);
-    cache.leases.join(db, key.bytes, waiter, wish.lease_ms, wish.stale_ok);
+    cache.leases.join(db, key.bytes, waiter, role, wish.stale_ok);
     Some(Reply::Later)
 }
 

@@ -9,8 +9,10 @@ use smallvec::SmallVec;
 
 use super::database::{Database, bound};
 use super::freshness::Freshness;
+use super::hot_keys::HotKeys;
 use super::intent::Intents;
 use super::leases::Leases;
+use super::loaders::Loaders;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
 use super::scan::TagInfo;
@@ -28,6 +30,8 @@ pub struct State {
     pub(super) databases: BTreeMap<usize, Database>,
     pub(super) leases: Leases,
     pub(super) intents: Intents,
+    pub(super) loaders: Loaders,
+    pub(super) hot_keys: HotKeys,
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
     pub(super) doomed: Vec<(usize, Box<[u8]>)>,
@@ -83,6 +87,9 @@ pub struct Counters {
     pub waits: u64,
     pub waits_refused: u64,
     pub stampedes_suppressed: u64,
+    /// Keys that were put into the queue of a loader, and those that had to go for others.
+    pub jobs_queued: u64,
+    pub jobs_dropped: u64,
     /// Floors and negatives that went before their time, in databases that are not held any more.
     floors_dropped: u64,
     negatives_dropped: u64,
@@ -173,6 +180,7 @@ impl State {
     /// A client waits no more; whoever he waited for need not answer him.
     pub fn waiter_left(&mut self, waiter: Waiter) {
         self.leases.waiter_left(waiter);
+        self.loaders.waiting.leave(waiter);
     }
 
     /// Something that kept the key from being loaded is over: who waits for it is cared for from a timer.
@@ -182,7 +190,8 @@ impl State {
 
     /// When the next lease or intent runs out, or work is due at once. Of a primary.
     pub fn next_deadline(&self) -> Option<UnixMs> {
-        [self.leases.next_deadline(), self.intents.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.leases.next_deadline(), self.intents.next_deadline(), self.loaders.waiting.next_look()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// A number that no server had before: tokens begin with it.
@@ -194,6 +203,7 @@ impl State {
     /// database stays hidden until the new primary says otherwise.
     pub fn demoted(&mut self) {
         self.leases.drop_all();
+        self.loaders.drop_all();
         self.intents.demoted();
     }
 
@@ -205,6 +215,21 @@ impl State {
     /// Clients that wait for a load.
     pub fn waiters(&self) -> usize {
         self.leases.waiters()
+    }
+
+    /// Keys that are queued for loaders.
+    pub fn jobs(&self) -> usize {
+        self.loaders.jobs.len()
+    }
+
+    /// Loaders that wait for jobs.
+    pub fn waiting_loaders(&self) -> usize {
+        self.loaders.waiting.len()
+    }
+
+    /// Keys whose reads are counted.
+    pub fn hot_keys(&self) -> usize {
+        self.hot_keys.len()
     }
 
     /// Invalidations of tags that are remembered for the sake of loads under way.
@@ -453,6 +478,8 @@ impl State {
         for db in db.map_or_else(|| self.leases.in_databases(), |db| vec![db]) {
             self.leases.void(db);
         }
+        self.loaders.jobs.flushed(db);
+        self.hot_keys.flushed(db);
         for began in self.intents.flushed(db) {
             self.forget_beginning(began);
         }
@@ -464,6 +491,7 @@ impl State {
     pub fn swapped(&mut self, a: usize, b: usize) {
         self.leases.void(a);
         self.leases.void(b);
+        self.hot_keys.swapped(a, b);
         self.intents.swapped(a, b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
@@ -503,6 +531,7 @@ impl State {
             !database.is_empty()
         });
         self.leases.prune(budget);
+        self.hot_keys.tick(now);
         self.maybe_retired = self.finds_retired();
     }
 

@@ -114,7 +114,7 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
         Keys::None => return None,
         Keys::First => (find_range, range(0)),
         Keys::FirstTwo => (find_range, range(1)),
-        Keys::All => (find_range, range(-1)),
+        Keys::All | Keys::AllButFirst => (find_range, range(-1)),
         Keys::Counted { step } => {
             // So that servers that would misread it ask the command, see `tell_keys`.
             flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
@@ -128,7 +128,9 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
         flags,
         begin_search_type: raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX,
         bs: raw::RedisModuleCommandKeySpec__bindgen_ty_1 {
-            index: raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 { pos: 1 },
+            index: raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 {
+                pos: if spec.keys == Keys::AllButFirst { 2 } else { 1 },
+            },
         },
         find_keys_type,
         fk,

@@ -18,7 +18,7 @@ use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
 use crate::native::NativeValue;
 use crate::reply::Reply;
-use crate::server::{Expiry, Permission, Server, StringValue, Waiter, Word};
+use crate::server::{Expiry, Permission, Server, StringValue, UserName, Waiter, Word};
 use crate::state::{KeyEvent, State};
 
 const READ: c_int = raw::REDISMODULE_READ as c_int;
@@ -268,6 +268,17 @@ impl Server for Running<'_> {
                 Some(user) => user.may(permission, name),
                 None => User::of(self.ctx).may(permission, name),
             }
+    }
+
+    fn user(&mut self) -> UserName {
+        match &host().executing {
+            Some(user) => user.name(),
+            None => User::of(self.ctx).name(),
+        }
+    }
+
+    fn user_permits(&mut self, user: &UserName, name: &[u8], permission: Permission) -> bool {
+        User::named(user).may(permission, name)
     }
 
     fn exists(&mut self, key: &[u8]) -> bool {

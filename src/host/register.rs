@@ -132,6 +132,7 @@ fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
         Keys::First => (1, 1, 1),
         Keys::FirstTwo => (1, 2, 1),
         Keys::All => (1, -1, 1),
+        Keys::AllButFirst => (2, -1, 1),
         // What the old triple cannot say; the key spec does, and the command when it is asked.
         Keys::Counted { .. } => (0, 0, 0),
     };

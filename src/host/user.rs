@@ -6,8 +6,8 @@ use redis_module::raw;
 
 use super::api::{Ctx, call, ok};
 use super::main_thread::flags;
-use super::strings::OwnedString;
-use crate::server::Permission;
+use super::strings::{OwnedString, bytes};
+use crate::server::{Permission, UserName};
 
 /// A user by name; `None`: another module makes the call, which has no user.
 pub(super) struct User(Option<OwnedString>);
@@ -25,6 +25,15 @@ impl User {
         // SAFETY: the context of the running command; a name that is not null is ours to free.
         let name = unsafe { call!(RedisModule_GetCurrentUserName, ctx) };
         User((!name.is_null()).then(|| OwnedString::adopt(name)))
+    }
+
+    pub(super) fn named(name: &UserName) -> User {
+        User(name.as_deref().map(OwnedString::new))
+    }
+
+    pub(super) fn name(&self) -> UserName {
+        // SAFETY: a live string of ours.
+        self.0.as_ref().map(|name| unsafe { bytes(name.raw()) }.into())
     }
 
     /// May the user do this to the key?

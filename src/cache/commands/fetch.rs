@@ -1,7 +1,7 @@
 //! CACHE.FETCH
 
 use crate::args::{Arg, Args, once};
-use crate::cache::single_flight::{self, Outcome, Wish};
+use crate::cache::single_flight::{self, By, Outcome, Wish};
 use crate::commands::Command;
 use crate::config::Config;
 use crate::error::Error;
@@ -40,34 +40,40 @@ impl Options {
             } else if word.is("BETA") {
                 once(&mut beta, args.value()?)?;
             } else if word.is("STALE") {
-                let word = args.value()?;
-                if !word.is("OK") && !word.is("NEVER") {
-                    return Err(Error::Syntax);
-                }
-                once(&mut stale, word.is("NEVER"))?;
+                once(&mut stale, parse_stale_never(args)?)?;
             } else {
                 return Err(Error::Syntax);
             }
         }
-        let wait_ms = wait.map(|arg| arg.int()).transpose()?;
-        if wait_ms.is_some_and(|ms| ms < 0) {
-            return Err(Error::CountRange("WAIT", 0, i64::MAX));
-        }
         Ok(Options {
-            wait_ms,
+            wait_ms: checked_duration("WAIT", wait)?,
             lease_ms: lease.map(|arg| arg.int()).transpose()?,
             stale_never: stale.unwrap_or(false),
             beta: beta.map(parse_beta).transpose()?.unwrap_or(0.0),
         })
     }
 
-    pub(super) fn wish(&self, config: &Config) -> Result<Wish, Error> {
-        let lease_ms = match self.lease_ms {
-            Some(ms) => checked_lease(ms, config)?,
-            None => LEASE_MS.min(config.lease_max_ms),
-        };
-        Ok(Wish { lease_ms, stale_ok: !self.stale_never, beta: self.beta })
+    pub(super) fn wish(&self, config: &Config) -> Result<Wish<'static>, Error> {
+        let lease_ms = lease_ms(self.lease_ms, config)?;
+        Ok(Wish { by: By::Caller { lease_ms }, stale_ok: !self.stale_never, beta: self.beta })
     }
+}
+
+/// The word after STALE: is it NEVER?
+pub(super) fn parse_stale_never(args: &mut Args<'_>) -> Result<bool, Error> {
+    let word = args.value()?;
+    if word.is("OK") || word.is("NEVER") { Ok(word.is("NEVER")) } else { Err(Error::Syntax) }
+}
+
+/// Milliseconds that a client is held at most, of WAIT or BLOCK; 0 is for ever.
+pub(super) fn checked_duration(option: &'static str, arg: Option<Arg<'_>>) -> Result<Option<i64>, Error> {
+    let ms = arg.map(|arg| arg.int()).transpose()?;
+    if ms.is_some_and(|ms| ms < 0) { Err(Error::CountRange(option, 0, i64::MAX)) } else { Ok(ms) }
+}
+
+/// The lease that was asked for, or the default.
+pub(super) fn lease_ms(wanted: Option<i64>, config: &Config) -> Result<i64, Error> {
+    wanted.map_or(Ok(LEASE_MS.min(config.lease_max_ms)), |ms| checked_lease(ms, config))
 }
 
 /// 1 to `lease-max-ms`.

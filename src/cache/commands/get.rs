@@ -1,7 +1,7 @@
 //! CACHE.GET
 
 use crate::args::{Arg, Args};
-use crate::cache::read::{Cached, look};
+use crate::cache::read::{Cached, count_read, look};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -12,7 +12,9 @@ pub struct Get;
 
 /// The value of a string key; `None` if it is missing, invalidated or stale.
 pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
-    Ok(match look(server, key)? {
+    let cached = look(server, key)?;
+    count_read(server, key);
+    Ok(match cached {
         Cached::Fresh(value) => Some(value),
         Cached::Stale(_) | Cached::Missing | Cached::Deleted | Cached::Pending => None,
     })
