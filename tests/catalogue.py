@@ -66,6 +66,7 @@ VERSION = Number(5, (-1, -(2**63)))
 TAG_1, TAG_2 = Bounded("tag:1", 512), Bounded("tag:2", 512)
 OWNER = Bounded("ann", 1024)
 ID = Bounded("ann", 512)
+LOADER = Bounded("loader", 512)
 KEY = Key("new")
 TOKEN_OF_LOCK = 7
 VERSION_OF_ROW = 8
@@ -180,6 +181,35 @@ EXAMPLES: dict[str, Example] = {
         once=(("RETRY", 1), ("MSG", "a", "MSG", "b")),
     ),
     "CACHE.RENEW": Example((Key("string"), TOKEN, Option("LEASE"), LOAD_MS)),
+    "CACHE.READ": Example(
+        (Key("string"), Option("LOADER"), LOADER, Option("WAIT"), Number(10, (-1,)), Option("STALE"), Option("OK")),
+        once=(("LOADER", "l"), ("WAIT", 1), ("STALE", "NEVER"), ("LEASE", 1), ("BETA", 1)),
+        refuses=("list", "lock", "limiter", "slots", "queue"),
+        writes=False,
+    ),
+    "CACHE.LOADS": Example(
+        (
+            LOADER,
+            Option("COUNT"),
+            Number(10, (0, -1, 1_000_001)),
+            Option("BLOCK"),
+            Number(1, (-1,)),
+            Option("LEASE"),
+            LOAD_MS,
+        ),
+        once=(("COUNT", 1), ("BLOCK", 1), ("LEASE", 1), ("WAIT", 1)),
+    ),
+    "CACHE.WARM": Example(
+        (LOADER, Key("string"), Key("plain")),
+        open_ended=True,
+        reads_keys=True,
+        refuses=("list", "lock", "limiter", "slots", "queue"),
+    ),
+    "CACHE.HOT": Example(
+        (Option("COUNT"), Number(10, (0, -1)), Option("PREFIX"), Text("p")),
+        once=(("COUNT", 1), ("PREFIX", "p")),
+        writes=False,
+    ),
     "CACHE.INTENT": Example(
         (Key("string"), Option("PX"), Number(60_000, (0, -1, 2**63 - 1))), once=(("PX", 1), ("EX", 1), ("LEASE", 1))
     ),

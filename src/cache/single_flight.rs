@@ -257,7 +257,9 @@ pub(super) fn end_what_ran_out<S: Server>(server: &mut S, db: usize, key: &[u8])
         return;
     }
     cache.counters.lease_timeouts = cache.counters.lease_timeouts.saturating_add(ended.len() as u64);
-    for Order { loader, reason } in ended.into_iter().filter(|load| load.revoked.is_none()).filter_map(|load| load.order) {
+    for Order { loader, reason } in
+        ended.into_iter().filter(|load| load.revoked.is_none()).filter_map(|load| load.order)
+    {
         loaders::want(server, &loader, key, reason);
     }
     settle(server, Arg::named(key));
