@@ -54,6 +54,9 @@ $(NODE_MODULES:%=%/.installed): %/node_modules/.installed: %/package-lock.json
 	npm ci --prefix $* --no-audit --no-fund --loglevel=error
 	@touch $@
 
+# Half of the time the tests wait for servers; a file stays in one process.
+PYTEST := $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: test-rust test-server ## Everything but the other servers: Rust tests, then pytest on redis-server
 
 test-rust: ## Unit and property tests; they need no server
@@ -62,13 +65,13 @@ test-rust: ## Unit and property tests; they need no server
 
 test-server: build venv ## pytest against redis-server (PYTEST_ARGS="-k name")
 	@scripts/setup.sh server peers node
-	KEYWARD_SERVER=redis-7.0 $(VENV)/bin/pytest $(PYTEST_ARGS)
+	KEYWARD_SERVER=redis-7.0 $(PYTEST) $(PYTEST_ARGS)
 
 test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1
 	@scripts/setup.sh server peers node
 	@failed=(); for server in $(MATRIX); do \
 		echo "== $$server"; \
-		KEYWARD_SERVER=$$server $(VENV)/bin/pytest $(PYTEST_ARGS) || failed+=("$$server"); \
+		KEYWARD_SERVER=$$server $(PYTEST) $(PYTEST_ARGS) || failed+=("$$server"); \
 	done; \
 	if (($${#failed[@]})); then echo "test-matrix: failed on $${failed[*]}" >&2; exit 1; fi
 

@@ -3,6 +3,7 @@ replication or the process itself takes `make_server`."""
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import subprocess
@@ -106,7 +107,10 @@ def node_modules() -> Callable[[Path], None]:
     @functools.cache
     def install(example: Path) -> None:
         target = (example / "node_modules" / ".installed").relative_to(REPOSITORY)
-        subprocess.run(["make", "--silent", target], cwd=REPOSITORY, check=True, timeout=150)
+        # Tests run in several processes, and npm must not run twice in one folder.
+        with (example / "package-lock.json").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subprocess.run(["make", "--silent", target], cwd=REPOSITORY, check=True, timeout=150)
 
     return install
 
