@@ -214,10 +214,15 @@ pub fn serve<S: Server>(server: &mut S, key: Arg<'_>) {
 }
 
 /// The same for several locks, which were released together.
+#[inline]
 pub fn serve_all<S: Server>(server: &mut S, keys: &[Arg<'_>]) {
-    if server.state().lock.queues.is_empty() || server.replayed() || server.is_replica() {
-        return;
+    if !server.state().lock.queues.is_empty() && !server.replayed() && !server.is_replica() {
+        serve_queues(server, keys);
     }
+}
+
+#[inline(never)]
+fn serve_queues<S: Server>(server: &mut S, keys: &[Arg<'_>]) {
     let mut stuck = None;
     for key in keys {
         serve_queue(server, *key, &mut stuck);
@@ -305,9 +310,10 @@ fn end_hold<S: Server>(server: &mut S, token: i64, name: &Name) {
         return;
     }
     effects::propagate_leave(server, key, &[token]);
-    let closed = &mut server.state().lock.counters.sessions_closed;
-    *closed = closed.saturating_add(1);
-    serve(server, key);
+    let state = &mut server.state().lock;
+    state.counters.sessions_closed = state.counters.sessions_closed.saturating_add(1);
+    // Who waits is served when all that this connection held is free: till then he might be told that he holds one of his locks.
+    state.queues.look_at(name.db, &name.key);
 }
 
 #[cfg(test)]
