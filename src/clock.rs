@@ -9,6 +9,16 @@ pub struct UnixMs(pub i64);
 pub struct UnixUs(pub i64);
 
 impl UnixMs {
+    /// The earlier one, of those that there are. Looked for after every command, and nearly always there is none: no iterator
+    /// is as fast.
+    #[inline]
+    pub fn earliest(a: Option<UnixMs>, b: Option<UnixMs>) -> Option<UnixMs> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
     /// `self + ms`, saturating at the ends of the range.
     pub fn plus(self, ms: i64) -> UnixMs {
         UnixMs(self.0.saturating_add(ms))

@@ -59,8 +59,8 @@ impl<R: Keyless> Departures<R> {
     /// A value of ours leaves its name; `record` is what was in it. What left before it is gone for good: its event would have
     /// come by now.
     pub fn left(&mut self, db: usize, key: &[u8], record: Option<R>) -> Option<R> {
-        let name = Name { db, key: key.into() };
-        let before = std::mem::replace(&mut self.last, record.map(|record| (name, record)));
+        let last = record.map(|record| (Name { db, key: key.into() }, record));
+        let before = std::mem::replace(&mut self.last, last);
         before.map(|(_, record)| record)
     }
 
@@ -82,6 +82,12 @@ impl<R: Keyless> Departures<R> {
         [from, to].into_iter().filter_map(|(db, key)| self.limbo.take(db, key)).collect()
     }
 
+    /// No record is without a key, so that no key event means anything.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.last.is_none() && self.limbo.is_empty()
+    }
+
     /// The key changed. `replayed`: by the primary or the AOF, so that a deletion may be an eviction there. Besides the fate of the
     /// record of this name, what is gone since its value was overwritten before.
     pub fn key_event(
@@ -92,9 +98,6 @@ impl<R: Keyless> Departures<R> {
         now: UnixMs,
         replayed: bool,
     ) -> (Fate<R>, Option<R>) {
-        if self.last.is_none() && self.limbo.is_empty() {
-            return (Fate::Nothing, None);
-        }
         // Plain writes are not reported everywhere. Only the primary looks at them, and it tells what it makes of them.
         let written = event == KeyEvent::Written;
         if written && replayed {

@@ -155,7 +155,7 @@ pub trait Server {
     /// Sets the expiry of an existing key. Fires no event; does not replicate.
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>);
 
-    /// Deletes the key, and module memory learns of it. Fires no event, which would cost more than the deletion; does not
+    /// Deletes a key whose value has nothing left in it, and module memory learns of it. Fires no event, which would cost more than the deletion; does not
     /// replicate.
     fn delete(&mut self, key: Arg<'_>) -> bool;
 

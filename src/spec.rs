@@ -30,6 +30,15 @@ pub enum Family {
 }
 
 impl Family {
+    /// Can its commands give out a lease, or make it time to look at one? Those of locks and limits change keys only as plain
+    /// commands do.
+    pub const fn begins_loads(self) -> bool {
+        match self {
+            Family::Cache | Family::WriteBehind | Family::Keyward => true,
+            Family::Lock | Family::RateLimit => false,
+        }
+    }
+
     /// The family's ACL category, for servers that let modules add categories.
     pub fn category(self) -> Option<&'static str> {
         match self {

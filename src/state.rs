@@ -149,9 +149,10 @@ impl State {
     }
 
     /// When there is work for [`due`].
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
-        let deadlines = [self.lock.next_deadline(), self.ratelimit.next_deadline(), self.writebehind.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        let clients = UnixMs::earliest(self.lock.next_deadline(), self.ratelimit.next_deadline());
+        UnixMs::earliest(clients, self.writebehind.next_deadline())
     }
 
     /// How many clients wait, for whatever it is.

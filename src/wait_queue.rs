@@ -109,7 +109,12 @@ impl<R: Request> WaitQueues<R> {
     }
 
     /// Something has happened to the key: its queue, if there is one, is to be looked at. False: it was to be anyway.
+    #[inline]
     pub fn look_at(&mut self, db: usize, key: &[u8]) -> bool {
+        !self.queues.is_empty() && self.mark(db, key)
+    }
+
+    fn mark(&mut self, db: usize, key: &[u8]) -> bool {
         let is_new = self.queue_mut(db, key).is_some_and(|queue| !std::mem::replace(&mut queue.due, true));
         if is_new {
             self.due.push_back(Name { db, key: key.into() });
@@ -156,6 +161,7 @@ impl<R: Request> WaitQueues<R> {
     }
 
     /// When the next queue is to be looked at.
+    #[inline]
     pub fn next_look(&self) -> Option<UnixMs> {
         if self.due.is_empty() { self.wakes.first().map(|(at, _)| *at) } else { Some(UnixMs(0)) }
     }

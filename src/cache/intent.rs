@@ -196,6 +196,7 @@ impl Intents {
     }
 
     /// When the next one runs out, or work is due at once. Of a primary.
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
         if self.foreign.is_empty() { self.deadlines.first_key_value().map(|((at, _), _)| *at) } else { Some(UnixMs(0)) }
     }

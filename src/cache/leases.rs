@@ -345,6 +345,7 @@ impl Leases {
     }
 
     /// When the next load or failure runs out.
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
         if !self.unsettled.is_empty() {
             return Some(UnixMs(0));

@@ -189,9 +189,10 @@ impl State {
     }
 
     /// When the next lease or intent runs out, or work is due at once. Of a primary.
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
-        let deadlines = [self.leases.next_deadline(), self.intents.next_deadline(), self.loaders.waiting.next_look()];
-        deadlines.into_iter().flatten().min()
+        let loads = UnixMs::earliest(self.leases.next_deadline(), self.intents.next_deadline());
+        UnixMs::earliest(loads, self.loaders.waiting.next_look())
     }
 
     /// A number that no server had before: tokens begin with it.

@@ -34,8 +34,11 @@ pub(super) unsafe extern "C" fn entry<C: Command>(ctx: Ctx, argv: *mut Str, argc
         let argv: &[Str] = unsafe { std::slice::from_raw_parts(argv, argc) };
         // Extended where it lies: a collected one would be copied.
         let mut words = SmallVec::<[&[u8]; 16]>::new();
+        // How the caller wrote the command's name is of no interest.
+        words.push(C::SPEC.name.as_bytes());
+        let arguments = argv.get(1..).unwrap_or_default();
         // SAFETY: as above.
-        words.extend(argv.iter().map(|string| unsafe { bytes(*string) }));
+        words.extend(arguments.iter().map(|string| unsafe { bytes(*string) }));
         run::<C>(ctx, argv, &words);
     });
     if answered.is_none() {
@@ -77,7 +80,7 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
         timer::reclaim_soon(ctx);
         timer::queues_soon(ctx);
     }
-    if writes || C::SPEC.flags.contains(&Flag::Blocking) {
+    if C::SPEC.family.begins_loads() && (writes || C::SPEC.flags.contains(&Flag::Blocking)) {
         timer::leases_soon(ctx);
     }
 }

@@ -34,6 +34,7 @@ pub(super) struct Running<'a> {
     /// A command flagged readonly opens keys for reading only.
     mode: c_int,
     now: Cell<Option<UnixUs>>,
+    db: Cell<Option<usize>>,
     open: Option<OpenKey>,
     /// Bytes that are answered as if they had been found.
     held: Vec<Vec<u8>>,
@@ -66,6 +67,16 @@ impl KeyName {
 }
 
 impl OpenKey {
+    /// The key of this argument, or of a name that is none of the command's arguments.
+    #[inline(never)]
+    fn of(ctx: Ctx, argv: &[Str], key: Arg<'_>, mode: c_int) -> OpenKey {
+        let name = match argv.get(key.position) {
+            Some(name) => KeyName::Argument(*name),
+            None => KeyName::Own(OwnedString::new(key.bytes)),
+        };
+        OpenKey::new(ctx, key.position, name, mode)
+    }
+
     fn new(ctx: Ctx, position: usize, name: KeyName, mode: c_int) -> OpenKey {
         // SAFETY: the context of the running callback and a live string.
         let key = unsafe { call!(RedisModule_OpenKey, ctx, name.raw(), mode) };
@@ -109,6 +120,7 @@ impl<'a> Running<'a> {
             argv,
             mode,
             now: Cell::new(None),
+            db: Cell::new(None),
             open: None,
             held: Vec::new(),
             found: SmallVec::new(),
@@ -124,19 +136,14 @@ impl<'a> Running<'a> {
     }
 
     /// Opens a key, or gives the one that is open already. Opened for reading it is null if there is no such key.
+    #[inline]
     fn open(&mut self, key: Arg<'_>, mode: c_int) -> &mut OpenKey {
         let again = self.open.as_ref().is_some_and(|open| open.mode == mode && open.is_of(key));
         if !again {
             self.open = None;
         }
         let (ctx, argv) = (self.ctx, self.argv);
-        self.open.get_or_insert_with(|| {
-            let name = match argv.get(key.position) {
-                Some(name) => KeyName::Argument(*name),
-                None => KeyName::Own(OwnedString::new(key.bytes)),
-            };
-            OpenKey::new(ctx, key.position, name, mode)
-        })
+        self.open.get_or_insert_with(|| OpenKey::of(ctx, argv, key, mode))
     }
 
     /// Something else than the open key may change now: it is closed, and strings found before are forgotten.
@@ -231,12 +238,17 @@ impl Server for Running<'_> {
     }
 
     fn db(&self) -> usize {
-        // SAFETY: the context of the running callback.
-        usize::try_from(unsafe { call!(RedisModule_GetSelectedDb, self.ctx) }).unwrap_or(0)
+        self.db.get().unwrap_or_else(|| {
+            // SAFETY: the context of the running callback.
+            let db = usize::try_from(unsafe { call!(RedisModule_GetSelectedDb, self.ctx) }).unwrap_or(0);
+            self.db.set(Some(db));
+            db
+        })
     }
 
     fn select(&mut self, db: usize) {
         self.close();
+        self.db.set(None);
         let Ok(db) = c_int::try_from(db) else { return };
         // SAFETY: the context of the running callback; the server checks the range.
         unsafe {
@@ -427,9 +439,10 @@ impl Server for Running<'_> {
         if open.kind() == EMPTY {
             return false;
         }
+        // Not UnlinkKey, which finds out first how much there is to free: nothing is left in what is deleted so.
         // SAFETY: a key open for writing.
         unsafe {
-            call!(RedisModule_UnlinkKey, open.key);
+            call!(RedisModule_DeleteKey, open.key);
         }
         let name = open.name();
         self.signal(name);

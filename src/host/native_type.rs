@@ -19,22 +19,17 @@ use crate::writebehind::Handle;
 /// The version of all encodings; a file with another one is refused.
 const ENCODING: c_int = 0;
 
-/// What a registered type is known by: its name and the server's handle.
-struct Registered {
-    name: &'static str,
-    handle: AtomicPtr<raw::RedisModuleType>,
+/// The types, and the server's handles of them in the same order. The names are apart from what changes: so which one it is, is
+/// known when this is compiled, and not looked for each time a key is opened.
+const NAMES: [&str; 4] = [Lock::TYPE_NAME, Limiter::TYPE_NAME, Slots::TYPE_NAME, Handle::TYPE_NAME];
+static HANDLES: [AtomicPtr<raw::RedisModuleType>; 4] = [const { AtomicPtr::new(null_mut()) }; 4];
+
+fn registered<T: NativeValue>() -> Option<&'static AtomicPtr<raw::RedisModuleType>> {
+    NAMES.iter().zip(&HANDLES).find_map(|(name, handle)| (*name == T::TYPE_NAME).then_some(handle))
 }
 
-static REGISTERED: [Registered; 4] = [
-    Registered { name: Lock::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
-    Registered { name: Limiter::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
-    Registered { name: Slots::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
-    Registered { name: Handle::TYPE_NAME, handle: AtomicPtr::new(null_mut()) },
-];
-
 fn handle<T: NativeValue>() -> *mut raw::RedisModuleType {
-    let registered = REGISTERED.iter().find(|registered| registered.name == T::TYPE_NAME);
-    registered.map_or(null_mut(), |registered| registered.handle.load(Ordering::Relaxed))
+    registered::<T>().map_or(null_mut(), |handle| handle.load(Ordering::Relaxed))
 }
 
 /// Registers all types. False if the server refuses one.
@@ -67,8 +62,8 @@ fn register<T: NativeValue>(ctx: Ctx) -> bool {
     let Ok(name) = CString::new(T::TYPE_NAME) else { return false };
     // SAFETY: the context of the load, a NUL-terminated name and a table that the server copies.
     let handle = unsafe { call!(RedisModule_CreateDataType, ctx, name.as_ptr(), ENCODING, &mut methods) };
-    if let Some(registered) = REGISTERED.iter().find(|registered| registered.name == T::TYPE_NAME) {
-        registered.handle.store(handle, Ordering::Relaxed);
+    if let Some(registered) = registered::<T>() {
+        registered.store(handle, Ordering::Relaxed);
     }
     !handle.is_null()
 }

@@ -23,8 +23,8 @@ pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
             }
             Reply::Ints(numbers) => {
                 call!(RedisModule_ReplyWithArray, ctx, length(numbers.len()));
-                for n in numbers {
-                    call!(RedisModule_ReplyWithLongLong, ctx, n);
+                for n in &numbers {
+                    call!(RedisModule_ReplyWithLongLong, ctx, *n);
                 }
             }
             Reply::Bytes(bytes) => write_bytes(ctx, bytes),

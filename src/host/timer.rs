@@ -52,8 +52,15 @@ pub(super) fn resume(ctx: Ctx) {
 }
 
 /// Something may have been retired.
+#[inline]
 pub(super) fn reclaim_soon(ctx: Ctx) {
-    if !host().reclaim_timer && state().cache.has_retired() {
+    if state().cache.has_retired() {
+        start_reclaiming(ctx);
+    }
+}
+
+fn start_reclaiming(ctx: Ctx) {
+    if !host().reclaim_timer {
         host().reclaim_timer = true;
         events::watch_writes(ctx);
         start(ctx, 0, on_reclaim);
@@ -97,11 +104,17 @@ fn rings(ctx: Ctx, place: Place, callback: Callback) -> bool {
 
 /// A lease or an intent may have been given out: the timer is to look at the next one that runs out. And while a load is to
 /// replace a value, or a key is being written in the database, plain writes are watched.
+#[inline]
 pub(super) fn leases_soon(ctx: Ctx) {
+    if let Some(at) = state().cache.next_deadline() {
+        watch_leases(ctx, at);
+    }
+}
+
+fn watch_leases(ctx: Ctx, at: UnixMs) {
     if host().replica || host().loading {
         return;
     }
-    let Some(at) = state().cache.next_deadline() else { return };
     if state().cache.needs_write_events() && !host().write_events {
         events::watch_writes(ctx);
     }
@@ -119,6 +132,7 @@ unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
 
 /// A queue of a lock, of a limiter or of workers may have to be looked at, now or when a lease ends, or a connection has closed that held
 /// something.
+#[inline]
 pub(super) fn queues_soon(ctx: Ctx) {
     if let Some(at) = state().next_deadline() {
         ring_at(ctx, |host| &mut host.queue_alarm, at, on_queue);

@@ -41,6 +41,9 @@ fn propagate_standing<S: Server>(
     mode: Mode,
     standing: Standing,
 ) {
+    if !server.has_audience() {
+        return server.replicate_verbatim();
+    }
     let Standing { token, holds, deadline, keys } = standing;
     let mut words: SmallVec<[Word<'_>; 10]> = smallvec![
         Word::Text(effect),

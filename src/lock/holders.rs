@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
+use smallvec::SmallVec;
 
 use crate::clock::UnixMs;
 use crate::fencing::is_token;
@@ -19,7 +20,8 @@ pub const MAX_PERMITS: u32 = 1_000_000;
 /// One who holds the lock: until his deadline and not a moment longer, whatever the key's own expiry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    owner: Box<[u8]>,
+    /// A name as long as a UUID needs no memory of its own.
+    owner: SmallVec<[u8; 36]>,
     pub standing: Standing,
     /// The connection with which it ends. Neither saved nor replicated: a restart ends all connections.
     pub session: Option<u64>,
@@ -54,7 +56,7 @@ struct Tables {
     by_owner: BTreeSet<(u64, i64)>,
     by_deadline: BTreeSet<(UnixMs, i64)>,
     hasher: DefaultHashBuilder,
-    /// Bytes of the owners' names.
+    /// Bytes of the owners' names that are not in the holders themselves.
     names: usize,
 }
 
@@ -67,7 +69,7 @@ impl Holder {
             && holds >= 1
             && deadline.0 >= 1
             && (1..=MAX_PERMITS).contains(&keys);
-        sound.then(|| Holder { owner: owner.into(), standing, session: None })
+        sound.then(|| Holder { owner: SmallVec::from_slice(owner), standing, session: None })
     }
 
     pub fn owner(&self) -> &[u8] {
@@ -76,6 +78,10 @@ impl Holder {
 
     pub fn token(&self) -> i64 {
         self.standing.token
+    }
+
+    fn heap_bytes(&self) -> usize {
+        if self.owner.spilled() { self.owner.len() } else { 0 }
     }
 
     /// Is the lease running? Without a moment it is: where an effect is applied the clock has no say.
@@ -201,7 +207,7 @@ impl Holders {
         // What a node of a B-tree takes for an entry, when it is two thirds full.
         const ENTRY: usize = size_of::<(i64, Holder, (u64, i64), (UnixMs, i64))>().saturating_mul(3).div_euclid(2);
         match &self.0 {
-            Crowd::One(holder) => holder.owner.len(),
+            Crowd::One(holder) => holder.heap_bytes(),
             Crowd::Many(many) => many.names.saturating_add(many.by_token.len().saturating_mul(ENTRY)),
         }
     }
@@ -237,7 +243,7 @@ impl Tables {
 
     fn insert(&mut self, holder: Holder) {
         let token = holder.token();
-        self.names = self.names.saturating_add(holder.owner.len());
+        self.names = self.names.saturating_add(holder.heap_bytes());
         self.by_owner.insert((self.hash(&holder.owner), token));
         self.by_deadline.insert((holder.standing.deadline, token));
         self.by_token.insert(token, holder);
@@ -315,6 +321,18 @@ mod tests {
         holders.put(holder("bob", 2, 10));
         assert_eq!(holders.expire(UnixMs(100)), [], "all of them are over");
         assert_eq!(holders.remove(1).map(|gone| gone.token()), Some(1));
-        assert_eq!((owners(&holders), holders.heap_bytes()), (vec!["bob"], 3));
+        assert_eq!(owners(&holders), ["bob"]);
+    }
+
+    #[test]
+    fn only_long_names_take_memory_of_their_own() {
+        for (length, bytes) in [(36, 0), (37, 37)] {
+            let mut holders = Holders::one(holder(&"x".repeat(length), 1, 30));
+            assert_eq!(holders.heap_bytes(), bytes);
+            let alone = holders.heap_bytes();
+            holders.put(holder("bob", 2, 10));
+            holders.remove(2);
+            assert_eq!(holders.heap_bytes(), alone);
+        }
     }
 }

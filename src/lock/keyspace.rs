@@ -169,10 +169,14 @@ pub fn put_back<S: Server>(server: &mut S, max: usize) -> bool {
 }
 
 /// If the lock of this name was evicted, its key comes back, unless the lease is over or something else has the name.
+#[inline]
 pub fn recall<S: Server>(server: &mut S, key: Arg<'_>) {
-    if server.state().lock.limbo_len() == 0 {
-        return;
+    if server.state().lock.limbo_len() > 0 {
+        recall_from_limbo(server, key);
     }
+}
+
+fn recall_from_limbo<S: Server>(server: &mut S, key: Arg<'_>) {
     let db = server.db();
     let Some(record) = server.state().lock.take_from_limbo(db, key.bytes) else { return };
     let (token, deadline) = (record.token(), record.deadline());

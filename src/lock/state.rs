@@ -3,7 +3,6 @@
 //! How a record leaves its key is told in [`crate::departures`]. A lock that was overwritten by a plain write and whose key is then evicted as
 //! the very next event looks like an evicted lock, and lives to the end of its lease.
 
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMs;
@@ -26,8 +25,8 @@ pub struct State {
     pub sessions: Sessions<i64>,
     departures: Departures<Parted>,
     tickets: u64,
-    /// By database: what is in the keyspace.
-    tallies: HashMap<usize, Tally>,
+    /// What is in the keyspace, by the number of the database.
+    tallies: Vec<Tally>,
     put_backs: u64,
     forgotten: u64,
     pub counters: Counters,
@@ -123,6 +122,9 @@ impl State {
 
     /// The key changed. `replayed`: by the primary or the AOF, so that a deletion may be an eviction there.
     pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> FollowUp {
+        if self.departures.is_empty() {
+            return FollowUp::default();
+        }
         match self.departures.key_event(event, db, key, now, replayed) {
             (Fate::Nothing, _) => FollowUp::default(),
             (Fate::Kept, overwritten) => {
@@ -167,9 +169,7 @@ impl State {
     }
 
     fn sessions_left(&mut self, db: usize, key: &[u8], record: &Record) {
-        for holder in record.holders().iter() {
-            self.sessions.left(db, key, holder.session, &holder.token());
-        }
+        record.holders().iter().for_each(|holder| self.sessions.left(db, key, holder.session, &holder.token()));
     }
 
     /// Drops the record of this name and token, if it is without a key.
@@ -191,7 +191,7 @@ impl State {
         self.departures.flushed(db);
         match db {
             None => self.tallies.clear(),
-            Some(db) => drop(self.tallies.remove(&db)),
+            Some(db) => self.count(db, |tally| *tally = Tally::default()),
         }
     }
 
@@ -200,9 +200,8 @@ impl State {
         self.sessions.swapped(a, b);
         self.queues.look_at_all(Some(a));
         self.queues.look_at_all(Some(b));
-        let (from_a, from_b) = (self.tallies.remove(&a), self.tallies.remove(&b));
-        self.tallies.extend(from_a.map(|tally| (b, tally)));
-        self.tallies.extend(from_b.map(|tally| (a, tally)));
+        self.make_tallies(a.max(b));
+        self.tallies.swap(a, b);
     }
 
     /// What an RDB file carries: what is in limbo.
@@ -230,21 +229,34 @@ impl State {
         Some(())
     }
 
+    fn count(&mut self, db: usize, change: impl FnOnce(&mut Tally)) {
+        self.make_tallies(db);
+        if let Some(tally) = self.tallies.get_mut(db) {
+            change(tally);
+        }
+    }
+
+    fn make_tallies(&mut self, last: usize) {
+        if last >= self.tallies.len() {
+            self.tallies.resize(last.saturating_add(1), Tally::default());
+        }
+    }
+
     /// A record has come into the keyspace.
     pub fn arrived(&mut self, db: usize, key: &[u8], record: &Record) {
-        let tally = self.tallies.entry(db).or_default();
-        tally.locks = tally.locks.saturating_add(1);
-        tally.heap_bytes = tally.heap_bytes.saturating_add(record.heap_bytes());
-        for holder in record.holders().iter() {
-            self.sessions.arrived(db, key, holder.session, &holder.token());
-        }
+        self.count(db, |tally| {
+            tally.locks = tally.locks.saturating_add(1);
+            tally.heap_bytes = tally.heap_bytes.saturating_add(record.heap_bytes());
+        });
+        record.holders().iter().for_each(|holder| self.sessions.arrived(db, key, holder.session, &holder.token()));
     }
 
     /// A record has gone from the keyspace.
     pub fn left(&mut self, db: usize, key: &[u8], record: &Record) {
-        let tally = self.tallies.entry(db).or_default();
-        tally.locks = tally.locks.saturating_sub(1);
-        tally.heap_bytes = tally.heap_bytes.saturating_sub(record.heap_bytes());
+        self.count(db, |tally| {
+            tally.locks = tally.locks.saturating_sub(1);
+            tally.heap_bytes = tally.heap_bytes.saturating_sub(record.heap_bytes());
+        });
         self.sessions_left(db, key, record);
     }
 
@@ -257,8 +269,7 @@ impl State {
     }
 
     pub fn resized(&mut self, db: usize, before: usize, after: usize) {
-        let tally = self.tallies.entry(db).or_default();
-        tally.heap_bytes = tally.heap_bytes.saturating_sub(before).saturating_add(after);
+        self.count(db, |tally| tally.heap_bytes = tally.heap_bytes.saturating_sub(before).saturating_add(after));
     }
 
     /// A waiter has gone: his wait ran out, or his connection did.
@@ -272,6 +283,7 @@ impl State {
     }
 
     /// When the next queue is to be looked at, or the next lock to be released because its connection closed.
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
         if self.sessions.any_closed() { Some(UnixMs(0)) } else { self.queues.next_look() }
     }
@@ -302,7 +314,7 @@ impl State {
 
     /// Locks in the keyspace and in limbo; expired ones count until their key goes.
     pub fn locks(&self) -> usize {
-        self.tallies.values().map(|tally| tally.locks).sum::<usize>().saturating_add(self.departures.limbo.len())
+        self.tallies.iter().map(|tally| tally.locks).sum::<usize>().saturating_add(self.departures.limbo.len())
     }
 
     /// Locks that are held although their key was evicted, and wait to be put back.
@@ -312,7 +324,7 @@ impl State {
 
     /// Bytes of all records with their owners' names, without the server's own part of the keys.
     pub fn bytes(&self) -> usize {
-        let in_keys = self.tallies.values().map(|tally| {
+        let in_keys = self.tallies.iter().map(|tally| {
             let values = tally.locks.saturating_mul(size_of::<Lock>());
             values.saturating_add(tally.heap_bytes)
         });

@@ -2,8 +2,9 @@
 
 use smallvec::smallvec;
 
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, UnixUs};
 use crate::ratelimit::limit::Limit;
+use crate::ratelimit::limiter::Limiter;
 use crate::ratelimit::reading::Reading;
 use crate::reply::Reply;
 
@@ -24,22 +25,33 @@ pub struct Answer {
     pub index: i64,
 }
 
-/// What the limits of a call make of its cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Admitted,
-    /// The limit of this index denies it for the longest time: milliseconds, `None` for ever.
-    Denied {
-        index: usize,
-        retry_after_ms: Option<i64>,
-    },
+/// One of the limits of a call, as it stands.
+#[derive(Clone, Debug)]
+pub struct Standing<'a> {
+    index: usize,
+    limit: Limit,
+    reading: Reading<'a>,
 }
 
-/// Would this cost be admitted under all limits? Of several that deny it, the one that does so for the longest time counts.
-pub fn judge(limits: &[Limit], readings: &[Reading<'_>], cost: i64) -> Verdict {
-    let mut verdict = Verdict::Admitted;
-    let mut longest = 0;
-    for (index, (limit, reading)) in limits.iter().zip(readings).enumerate() {
+/// A limit that denies a cost, and for how long: milliseconds, `None` for ever.
+#[derive(Clone, Debug)]
+pub struct Denial<'a> {
+    pub standing: Standing<'a>,
+    pub retry_after_ms: Option<i64>,
+}
+
+fn standings<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> impl Iterator<Item = Standing<'a>> {
+    limits.iter().enumerate().map(move |(index, limit)| {
+        let reading = limiter.reading(limit.meter, now);
+        Standing { index, limit: *limit, reading }
+    })
+}
+
+/// Of the limits that deny this cost the one that does so for the longest time; `None` if all of them admit it.
+pub fn denial<'a>(limiter: &'a Limiter, limits: &'a [Limit], cost: i64, now: UnixUs) -> Option<Denial<'a>> {
+    let (mut denial, mut longest) = (None, 0);
+    for standing in standings(limiter, limits, now) {
+        let Standing { limit, reading, .. } = &standing;
         if reading.admits(*limit, cost) {
             continue;
         }
@@ -47,16 +59,23 @@ pub fn judge(limits: &[Limit], readings: &[Reading<'_>], cost: i64) -> Verdict {
         let wait = retry_after_ms.unwrap_or(i64::MAX);
         if wait > longest {
             longest = wait;
-            verdict = Verdict::Denied { index, retry_after_ms };
+            denial = Some(Denial { standing, retry_after_ms });
         }
     }
-    verdict
+    denial
 }
 
 /// Of several limits the one with the least left.
-pub fn scarcest(limits: &[Limit], readings: &[Reading<'_>]) -> usize {
-    let left = limits.iter().zip(readings).map(|(limit, reading)| reading.left(*limit).max(0));
-    left.enumerate().min_by_key(|(_, left)| *left).map_or(0, |(index, _)| index)
+pub fn scarcest<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> Option<Standing<'a>> {
+    let (mut scarcest, mut least) = (None, i64::MAX);
+    for standing in standings(limiter, limits, now) {
+        let left = standing.reading.left(standing.limit).max(0);
+        if left < least {
+            least = left;
+            scarcest = Some(standing);
+        }
+    }
+    scarcest
 }
 
 impl Answer {
@@ -64,24 +83,24 @@ impl Answer {
     pub const NONE: Answer =
         Answer { allowed: false, limit: 0, remaining: 0, retry_after_ms: -1, next_ms: 0, reset_ms: 0, index: 0 };
 
-    /// The answer that the limit of this index gives.
-    pub fn of(limits: &[Limit], readings: &[Reading<'_>], index: usize) -> Option<Answer> {
-        let (limit, reading) = (*limits.get(index)?, readings.get(index)?);
-        let remaining = reading.left(limit).max(0);
+    /// The answer that this limit gives.
+    pub fn of(standing: &Standing<'_>) -> Answer {
+        let Standing { index, limit, reading } = standing;
+        let remaining = reading.left(*limit).max(0);
         let next_ms = if remaining == limit.capacity {
             0
         } else {
             reading.ms_until_used(limit.capacity.saturating_sub(remaining).saturating_sub(1))
         };
-        Some(Answer {
+        Answer {
             allowed: true,
             limit: limit.capacity,
             remaining,
             retry_after_ms: 0,
             next_ms,
             reset_ms: reading.ms_until_used(0),
-            index: i64::try_from(index).unwrap_or_default(),
-        })
+            index: i64::try_from(*index).unwrap_or_default(),
+        }
     }
 
     pub fn denied(self, retry_after_ms: Option<i64>) -> Answer {

@@ -4,15 +4,13 @@ use smallvec::SmallVec;
 
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
-use crate::ratelimit::answer::{Answer, Verdict, judge, scarcest};
+use crate::ratelimit::answer::{Answer, Denial, denial, scarcest};
 use crate::ratelimit::effects::Effect;
 use crate::ratelimit::limit::Limit;
 use crate::ratelimit::limiter::Limiter;
 use crate::ratelimit::meter::Meter;
-use crate::ratelimit::reading::Reading;
 
 pub type Meters = SmallVec<[Meter; 1]>;
-pub type Readings<'a> = SmallVec<[Reading<'a>; 1]>;
 
 pub struct Decision {
     pub answer: Answer,
@@ -26,26 +24,21 @@ pub fn meters(limits: &[Limit]) -> Meters {
     limits.iter().map(|limit| limit.meter).collect()
 }
 
-pub fn readings<'a>(limiter: &'a Limiter, limits: &[Limit], now: UnixUs) -> Readings<'a> {
-    limits.iter().map(|limit| limiter.reading(limit.meter, now)).collect()
-}
-
 /// How the limits stand, and whether this cost would pass. Changes nothing.
 pub fn look(limiter: &Limiter, limits: &[Limit], cost: i64, now: UnixUs) -> Answer {
-    let readings = readings(limiter, limits, now);
-    let verdict = judge(limits, &readings, cost);
-    answer(limiter, limits, &readings, verdict, now)
+    answer(limiter, limits, denial(limiter, limits, cost, now), now)
 }
 
-fn answer(limiter: &Limiter, limits: &[Limit], readings: &[Reading<'_>], verdict: Verdict, now: UnixUs) -> Answer {
-    let answer_of = |index| Answer::of(limits, readings, index).unwrap_or(Answer::NONE);
-    if let Some(until) = limiter.banned_until(now.to_ms()) {
-        return answer_of(scarcest(limits, readings)).banned(until, now.to_ms());
+fn answer(limiter: &Limiter, limits: &[Limit], denial: Option<Denial<'_>>, now: UnixUs) -> Answer {
+    match (limiter.banned_until(now.to_ms()), denial) {
+        (Some(until), _) => admitted(limiter, limits, now).banned(until, now.to_ms()),
+        (None, Some(Denial { standing, retry_after_ms })) => Answer::of(&standing).denied(retry_after_ms),
+        (None, None) => admitted(limiter, limits, now),
     }
-    match verdict {
-        Verdict::Admitted => answer_of(scarcest(limits, readings)),
-        Verdict::Denied { index, retry_after_ms } => answer_of(index).denied(retry_after_ms),
-    }
+}
+
+fn admitted(limiter: &Limiter, limits: &[Limit], now: UnixUs) -> Answer {
+    scarcest(limiter, limits, now).map_or(Answer::NONE, |standing| Answer::of(&standing))
 }
 
 /// Admits the cost and charges it, if all limits allow it.
@@ -53,24 +46,17 @@ fn answer(limiter: &Limiter, limits: &[Limit], readings: &[Reading<'_>], verdict
 /// # Errors
 /// `TooManyLimits` if the key has no room for another state.
 pub fn check(limiter: &mut Limiter, limits: &[Limit], cost: i64, now: UnixUs) -> Result<Decision, Error> {
-    let readings_before = readings(limiter, limits, now);
-    let verdict = judge(limits, &readings_before, cost);
-    let is_banned = limiter.banned_until(now.to_ms()).is_some();
-    if verdict == Verdict::Admitted && !is_banned {
-        drop(readings_before);
+    let denial = denial(limiter, limits, cost, now);
+    if denial.is_none() && limiter.banned_until(now.to_ms()).is_none() {
         let effect = Effect::Charge { meters: meters(limits), now, units: cost };
         let expiry = effect.apply_to(limiter)?;
-        let readings = readings(limiter, limits, now);
-        let answer = answer(limiter, limits, &readings, Verdict::Admitted, now);
-        return Ok(Decision { answer, effect: Some(effect), expiry });
+        return Ok(Decision { answer: admitted(limiter, limits, now), effect: Some(effect), expiry });
     }
-    let answer = answer(limiter, limits, &readings_before, verdict, now);
-    drop(readings_before);
+    let answer = answer(limiter, limits, denial, now);
     // The one denial that changes something: if it did not, nothing but an admission would tell the state of the new
     // clock, and denials would last until the old one is reached again.
-    let meters = meters(limits);
-    if limiter.is_ahead_of(&meters, now) {
-        let effect = Effect::SetBack { meters, now };
+    if limits.iter().any(|limit| limiter.is_ahead_of(limit.meter, now)) {
+        let effect = Effect::SetBack { meters: meters(limits), now };
         let expiry = effect.apply_to(limiter)?;
         return Ok(Decision { answer, effect: Some(effect), expiry });
     }

@@ -48,6 +48,9 @@ impl Effect {
     }
 
     pub fn replicate<S: Server>(&self, key: Arg<'_>, server: &mut S) {
+        if !server.has_audience() {
+            return server.replicate_verbatim();
+        }
         let (name, meters, numbers): (_, &[Meter], SmallVec<[i64; 2]>) = match self {
             Effect::Charge { meters, now, units } => ("CHARGE", meters, smallvec![now.0, *units]),
             Effect::SetBack { meters, now } => ("SETBACK", meters, smallvec![now.0]),

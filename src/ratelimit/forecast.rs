@@ -2,8 +2,8 @@
 //! clock: the moment is passed in.
 
 use crate::clock::UnixUs;
-use crate::ratelimit::answer::{Verdict, judge};
-use crate::ratelimit::decision::{meters, readings};
+use crate::ratelimit::answer::denial;
+use crate::ratelimit::decision::meters;
 use crate::ratelimit::limit::Limit;
 use crate::ratelimit::limiter::Limiter;
 
@@ -27,10 +27,10 @@ impl Forecast {
     pub fn admission(&self, limits: &[Limit], cost: i64, now: UnixUs) -> Option<UnixUs> {
         let at = self.at.max(now);
         let at = self.limiter.banned_until(at.to_ms()).map_or(at, |until| UnixUs(until.0.saturating_mul(1000)));
-        match judge(limits, &readings(&self.limiter, limits, at), cost) {
-            Verdict::Admitted => Some(at),
+        match denial(&self.limiter, limits, cost, at) {
+            None => Some(at),
             // What a limit is waited for the others have by then: nobody else is admitted meanwhile.
-            Verdict::Denied { retry_after_ms, .. } => retry_after_ms.map(|ms| at.plus_ms(ms)),
+            Some(denial) => denial.retry_after_ms.map(|ms| at.plus_ms(ms)),
         }
     }
 

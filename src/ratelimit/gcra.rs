@@ -14,18 +14,19 @@
 
 use crate::clock::UnixUs;
 use crate::ratelimit::MAX_UNITS;
+use crate::ratelimit::packed::Packed;
 use crate::ratelimit::window::{LAST_MOMENT_US, Window};
 
-/// The state of one bucket. The level is `units` and `fraction` parts, of which `window` in microseconds make a unit.
+/// The state of one bucket. The level is in parts, of which `window` in microseconds make a unit.
 ///
 /// Invariants: `at` is no moment before 1970; `1..=MAX_UNITS` for the rate; the level is above 0 and at most [`MAX_UNITS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gcra {
     window: Window,
-    rate: i64,
-    at: UnixUs,
-    units: i64,
-    fraction: i64,
+    rate: Packed<5>,
+    at: Packed<8>,
+    /// Up to 10^27.
+    level: Packed<12>,
 }
 
 /// The parts of a state, as a dump has them.
@@ -42,38 +43,45 @@ pub struct Parts {
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     level: i128,
-    unit: i128,
-    rate: i128,
+    /// How much stands for one unit.
+    unit: i64,
+    rate: i64,
+    used: i64,
     /// Microseconds until the state is forgotten, see [`Gcra::full_at`].
     forgotten_us: i64,
 }
 
-/// How much stands for one unit.
-fn unit(window: Window) -> i128 {
-    i128::from(window.us())
+fn product(a: i64, b: i64) -> i128 {
+    i128::from(a) * i128::from(b)
 }
 
 impl Gcra {
     /// A bucket in which `units` (1 to [`MAX_UNITS`]) have just been admitted.
     pub fn first(window: Window, rate: i64, now: UnixUs, units: i64) -> Gcra {
-        Gcra { window, rate, at: moment(now), units, fraction: 0 }
+        Gcra::new(window, rate, moment(now), product(units, window.us()))
+    }
+
+    fn new(window: Window, rate: i64, at: UnixUs, level: i128) -> Gcra {
+        Gcra { window, rate: Packed::new(rate), at: Packed::new(at.0), level: Packed::new(level) }
     }
 
     /// A state from its parts, which may come from anybody; `None` if any invariant is broken.
     pub fn from_parts(parts: Parts) -> Option<Gcra> {
         let Parts { window, rate, at, units, fraction } = parts;
-        let level = i128::from(units) * unit(window) + i128::from(fraction);
+        let unit = window.us();
+        let level = product(units, unit) + i128::from(fraction);
         let sound = (1..=MAX_UNITS).contains(&rate)
             && moment(at) == at
             && (0..=MAX_UNITS).contains(&units)
-            && (0..unit(window)).contains(&i128::from(fraction))
-            && (1..=i128::from(MAX_UNITS) * unit(window)).contains(&level);
-        sound.then_some(Gcra { window, rate, at, units, fraction })
+            && (0..unit).contains(&fraction)
+            && (1..=product(MAX_UNITS, unit)).contains(&level);
+        sound.then(|| Gcra::new(window, rate, at, level))
     }
 
     pub fn parts(&self) -> Parts {
-        let &Gcra { window, rate, at, units, fraction } = self;
-        Parts { window, rate, at, units, fraction }
+        let (level, unit) = (self.level.wide(), i128::from(self.window.us()));
+        let (units, fraction) = (narrow(level / unit), narrow(level % unit));
+        Parts { window: self.window, rate: self.rate(), at: self.at(), units, fraction }
     }
 
     pub fn window(&self) -> Window {
@@ -82,7 +90,11 @@ impl Gcra {
 
     /// The rate of the last charge.
     pub fn rate(&self) -> i64 {
-        self.rate
+        self.rate.get()
+    }
+
+    fn at(&self) -> UnixUs {
+        UnixUs(self.at.get())
     }
 
     /// How the bucket stands for one who has it flow off at `rate`. If the clock was set back to before the last charge, nothing
@@ -91,68 +103,64 @@ impl Gcra {
     /// At a lower rate than that of the last charge it would hold something for longer than the state is kept, so it is empty
     /// when the state is full at its own rate: who is told to wait longer would be told what does not come true.
     pub fn reading(&self, rate: i64, now: UnixUs) -> Reading {
-        let elapsed = (moment(now).0 - self.at.0).max(0);
-        let forgotten_us = if rate < self.rate { self.us_until_empty() - elapsed } else { i64::MAX };
-        let level = if forgotten_us > 0 { self.level() - i128::from(elapsed) * i128::from(rate) } else { 0 };
-        Reading { level: level.max(0), unit: unit(self.window), rate: i128::from(rate), forgotten_us }
+        let (level, unit) = (self.level(rate, now), self.window.us());
+        Reading { level, unit, rate, used: div_up(level, unit), forgotten_us: self.forgotten_us(rate, now) }
+    }
+
+    fn level(&self, rate: i64, now: UnixUs) -> i128 {
+        if self.forgotten_us(rate, now) <= 0 {
+            return 0;
+        }
+        (self.level.wide() - product(self.elapsed_us(now), rate)).max(0)
+    }
+
+    fn elapsed_us(&self, now: UnixUs) -> i64 {
+        (moment(now).0 - self.at().0).max(0)
+    }
+
+    fn forgotten_us(&self, rate: i64, now: UnixUs) -> i64 {
+        if rate < self.rate() { self.us_until_empty() - self.elapsed_us(now) } else { i64::MAX }
     }
 
     /// Adds `units` (1 or more). False, and nothing changes, if that were more than [`MAX_UNITS`], which no limit allows.
     pub fn charge(&mut self, rate: i64, now: UnixUs, units: i64) -> bool {
-        let Reading { level, unit, .. } = self.reading(rate, now);
-        let level = level + i128::from(units) * unit;
-        let fits = level <= i128::from(MAX_UNITS) * unit;
+        let unit = self.window.us();
+        let level = self.level(rate, now) + product(units, unit);
+        let fits = level <= product(MAX_UNITS, unit);
         if fits {
-            self.set(level, rate, now);
+            *self = Gcra::new(self.window, rate, moment(now), level);
         }
         fits
     }
 
     /// Takes `units` out again, as far as there are any. False if nothing is left.
     pub fn refund(&mut self, rate: i64, now: UnixUs, units: i64) -> bool {
-        let Reading { level, unit, .. } = self.reading(rate, now);
-        let level = level - i128::from(units) * unit;
+        let level = self.level(rate, now) - product(units, self.window.us());
         if level > 0 {
-            self.set(level, rate, now);
+            *self = Gcra::new(self.window, rate, moment(now), level);
         }
         level > 0
     }
 
     /// Is the clock behind the last charge?
     pub fn is_ahead_of(&self, now: UnixUs) -> bool {
-        self.at > moment(now)
+        self.at() > moment(now)
     }
 
     /// The clock was set back: flows off from now on. Without it, denials would last until the old time is reached again; with
     /// it, for as long as the level takes to flow off.
     pub fn set_back(&mut self, now: UnixUs) {
-        self.at = self.at.min(moment(now));
+        self.at = Packed::new(self.at().min(moment(now)).0);
     }
 
     /// When the bucket will be empty, at the rate of the last charge.
     pub fn full_at(&self) -> UnixUs {
-        UnixUs(self.at.0.saturating_add(self.us_until_empty()).min(LAST_MOMENT_US))
-    }
-
-    /// What stands in it at `at`.
-    fn level(&self) -> i128 {
-        i128::from(self.units) * unit(self.window) + i128::from(self.fraction)
+        UnixUs(self.at().0.saturating_add(self.us_until_empty()).min(LAST_MOMENT_US))
     }
 
     /// From `at` on, at the rate of the last charge.
     fn us_until_empty(&self) -> i64 {
-        narrow(div_up(self.level(), i128::from(self.rate)))
-    }
-
-    fn set(&mut self, level: i128, rate: i64, now: UnixUs) {
-        let unit = unit(self.window);
-        // Both fit: the level is at most MAX_UNITS units.
-        (self.units, self.fraction) = match (i64::try_from(level), i64::try_from(unit)) {
-            // The usual case, in a tenth of the time.
-            (Ok(level), Ok(unit)) => (level / unit, level % unit),
-            _ => ((level / unit) as i64, (level % unit) as i64),
-        };
-        (self.rate, self.at) = (rate, moment(now));
+        div_up(self.level.wide(), self.rate())
     }
 }
 
@@ -164,27 +172,28 @@ fn moment(now: UnixUs) -> UnixUs {
 impl Reading {
     /// A bucket in which nothing is.
     pub fn empty(window: Window, rate: i64) -> Reading {
-        Reading { level: 0, unit: unit(window), rate: i128::from(rate), forgotten_us: i64::MAX }
+        Reading { level: 0, unit: window.us(), rate, used: 0, forgotten_us: i64::MAX }
     }
 
     /// Units in the bucket, rounded up.
     pub fn used(&self) -> i64 {
-        narrow(div_up(self.level, self.unit))
+        self.used
     }
 
     /// Milliseconds, rounded up, until the bucket holds no more than `units`; 0 if that is so now.
     pub fn ms_until_used(&self, units: i64) -> i64 {
-        let over = (self.level - i128::from(units) * self.unit).max(0);
-        let us = narrow(div_up(over, self.rate)).min(self.forgotten_us);
+        let over = (self.level - product(units, self.unit)).max(0);
+        let us = div_up(over, self.rate).min(self.forgotten_us);
         us / 1000 + i64::from(us % 1000 > 0)
     }
 }
 
-fn div_up(a: i128, b: i128) -> i128 {
-    match (i64::try_from(a), i64::try_from(b)) {
+/// Rounded up, and `i64::MAX` if it is more than that. Neither number is below 0.
+fn div_up(a: i128, b: i64) -> i64 {
+    match i64::try_from(a) {
         // The usual case, in a tenth of the time.
-        (Ok(a), Ok(b)) => i128::from(a / b + i64::from(a % b > 0)),
-        _ => a / b + i128::from(a % b > 0),
+        Ok(a) => a / b + i64::from(a % b > 0),
+        Err(_) => narrow(a / i128::from(b)).saturating_add(i64::from(a % i128::from(b) > 0)),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod gcra;
 pub mod limit;
 pub mod limiter;
 pub mod meter;
+mod packed;
 pub mod reading;
 pub mod sliding_window;
 pub mod slot_effects;

@@ -94,6 +94,7 @@ impl State {
     }
 
     /// When there is work for [`due`](super::due).
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
         if self.sessions.any_closed() { Some(UnixMs(0)) } else { self.queues.next_look() }
     }

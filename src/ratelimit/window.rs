@@ -1,6 +1,7 @@
 //! How long a limit looks back.
 
 use crate::clock::UnixUs;
+use crate::ratelimit::packed::Packed;
 
 /// Ticks that a window is divided into, rounding the width of a tick up.
 const TICKS: i64 = 256;
@@ -11,7 +12,7 @@ pub const LAST_MOMENT_US: i64 = i64::MAX / 2;
 /// The length of a window: 1 ms to 10^12 ms (31 years).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    ms: i64,
+    ms: Packed<5>,
 }
 
 impl Window {
@@ -19,15 +20,15 @@ impl Window {
 
     /// `None` if it is out of range.
     pub fn from_ms(ms: i64) -> Option<Window> {
-        (1..=Window::MAX_MS).contains(&ms).then_some(Window { ms })
+        (1..=Window::MAX_MS).contains(&ms).then(|| Window { ms: Packed::new(ms) })
     }
 
     pub fn ms(self) -> i64 {
-        self.ms
+        self.ms.get()
     }
 
     pub fn us(self) -> i64 {
-        self.ms * 1000
+        self.ms() * 1000
     }
 
     /// Microseconds of one tick, 4 or more: 1/256 of the window, rounded up.

@@ -289,6 +289,9 @@ impl State {
     }
 
     pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> FollowUp {
+        if self.departures.is_empty() {
+            return FollowUp::default();
+        }
         let (fate, overwritten) = self.departures.key_event(event, db, key, now, replayed);
         self.bury_all(overwritten);
         match fate {
@@ -380,9 +383,10 @@ impl State {
     }
 
     /// When somebody has to look at a queue next.
+    #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
         let lapse = self.lapses.first().map(|(at, _)| *at);
-        lapse.into_iter().chain(self.waiting.next_look()).min()
+        UnixMs::earliest(lapse, self.waiting.next_look())
     }
 
     /// What an RDB file carries: the queues in limbo.
