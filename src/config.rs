@@ -89,7 +89,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "waiters-max",
-        summary: "How many clients may wait at once, for loads, locks and limiters together. Beyond it FETCH answers BUSY, other \
+        summary: "How many clients may wait at once, for loads, locks, limiters and work together. Beyond it FETCH answers BUSY, other \
                   commands an error.",
         kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.waiters_max },
         mutable: true,

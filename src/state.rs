@@ -170,6 +170,11 @@ impl State {
     /// Bounded upkeep, some times a second: drops what has run out.
     pub fn sweep(&mut self, now: UnixMs, budget: usize) {
         self.cache.sweep(&self.config, now, budget);
+        self.clear_away(budget);
+    }
+
+    /// Gives memory of queues that are gone back, bit by bit.
+    pub fn clear_away(&mut self, budget: usize) {
         let cache = &mut self.cache;
         self.writebehind.clear_away(budget, |db, key| cache.look_at(db, key));
     }

@@ -4,11 +4,14 @@
 //! up. Every event that may make a record claimable ends in [`serve`]: at once where a command of ours brings it about, from a
 //! timer ([`due`]) where the clock does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::index::QueueId;
-use super::queue::{Claimed, EntryId, Lapsed};
+use super::queue::{EntryId, Lapsed};
+use super::record::{Entry, Record};
 use super::request::Request;
+use super::state::State;
 use super::{effects, keyspace};
 use crate::args::Arg;
 use crate::clock::UnixMs;
@@ -18,6 +21,12 @@ use crate::server::Server;
 
 /// How many claims that have run out are dealt with between two looks at the clock.
 const LAPSE_BATCH: usize = 64;
+
+/// How many workers are served in one go; a timer goes on with the rest.
+const MOST_AT_ONCE: usize = 100;
+
+/// How many entries of queues that are gone are taken apart between two looks at the clock.
+const CLEAR_BATCH: usize = 256;
 
 /// What a worker asks for.
 #[derive(Clone, Debug)]
@@ -39,37 +48,63 @@ pub struct Failure<'a> {
     pub message: Option<Arg<'a>>,
 }
 
+/// What a worker was given.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    queue: QueueId,
+    entries: Vec<EntryId>,
+}
+
+impl Claimed {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The reply of CLAIM. `bytes` makes a part of it of what lies in the queue.
+    fn reply<'a, 's>(&self, state: &'a State, now: UnixMs, bytes: impl Fn(&'a [u8]) -> Reply<'s>) -> Reply<'s> {
+        let entries = self.entries.iter().filter_map(|entry| state.entry(self.queue, *entry));
+        Reply::Array(entries.filter_map(|entry| describe(entry, now, &bytes)).collect())
+    }
+
+    /// The same without a copy of keys and payloads.
+    pub fn into_reply<S: Server>(self, server: &mut S) -> Reply<'_> {
+        let now = server.now().to_ms();
+        self.reply(&server.state().writebehind, now, Reply::Bytes)
+    }
+}
+
+fn describe<'a, 's>(entry: &'a Entry, now: UnixMs, bytes: impl Fn(&'a [u8]) -> Reply<'s>) -> Option<Reply<'s>> {
+    let Record { version, op, since, failures, .. } = entry.chain.first()?;
+    let payload = match op.payload() {
+        None => Reply::Nil,
+        Some(Cow::Borrowed(payload)) => bytes(payload),
+        Some(Cow::Owned(payload)) => Reply::OwnedBytes(payload),
+    };
+    Some(Reply::Array(vec![
+        bytes(&entry.key),
+        Reply::Int(*version),
+        Reply::Word(op.word()),
+        payload,
+        Reply::Int(i64::from(*failures).saturating_add(1)),
+        Reply::Int(now.since(*since).max(0)),
+    ]))
+}
+
 /// Claims what is due, as far as it goes.
-pub fn claim<S: Server>(server: &mut S, queue: Arg<'_>, wish: &Wish) -> Result<Vec<Claimed>, Error> {
-    let Some(id) = keyspace::open(server, queue)? else { return Ok(Vec::new()) };
+pub fn claim<S: Server>(server: &mut S, queue: Arg<'_>, wish: &Wish) -> Result<Claimed, Error> {
+    let Some(id) = keyspace::open(server, queue)? else { return Ok(Claimed::default()) };
     // What has run out is to be had again. Of those some may be given up instead, so that there is one look more for each.
     end_lapsed(server, queue, id, wish.count.saturating_add(LAPSE_BATCH));
     let now = server.now().to_ms();
     let until = now.plus(wish.lease_ms);
     let state = &mut server.state().writebehind;
-    let claimed = state.change(id, |queue| {
+    let entries = state.change(id, |queue| {
         std::iter::from_fn(|| queue.claim(&wish.worker, now, until)).take(wish.count).collect::<Vec<_>>()
     });
-    let claimed = claimed.unwrap_or_default();
-    let count = u64::try_from(claimed.len()).unwrap_or(u64::MAX);
+    let entries = entries.unwrap_or_default();
+    let count = u64::try_from(entries.len()).unwrap_or(u64::MAX);
     state.counters.claims = state.counters.claims.saturating_add(count);
-    Ok(claimed)
-}
-
-/// The reply of CLAIM.
-pub fn reply(claimed: Vec<Claimed>) -> Reply<'static> {
-    let one = |record: Claimed| {
-        let Claimed { key, version, op, payload, attempt, age_ms, .. } = record;
-        Reply::Array(vec![
-            Reply::OwnedBytes(key.into_vec()),
-            Reply::Int(version),
-            Reply::Word(op),
-            payload.map_or(Reply::Nil, |payload| Reply::OwnedBytes(payload.into_vec())),
-            Reply::Int(attempt),
-            Reply::Int(age_ms),
-        ])
-    };
-    Reply::Array(claimed.into_iter().map(one).collect())
+    Ok(Claimed { queue: id, entries })
 }
 
 /// Holds the worker until something is to be claimed. `None`: he cannot wait.
@@ -105,29 +140,36 @@ pub fn serve<S: Server>(server: &mut S, queue: Arg<'_>) {
     if server.state().writebehind.waiting.is_empty() || server.replayed() || server.is_replica() {
         return;
     }
+    serve_some(server, queue);
+    looked_at(server, queue);
+}
+
+fn serve_some<S: Server>(server: &mut S, queue: Arg<'_>) {
     let db = server.db();
-    while let Some((waiter, request)) = server.state().writebehind.waiting.head(db, queue.bytes) {
+    for _ in 0..MOST_AT_ONCE {
+        let Some((waiter, request)) = server.state().writebehind.waiting.head(db, queue.bytes) else { return };
         let Request { worker, count, lease_ms, .. } = &*request;
         if server.is_waiting(waiter) {
             let wish = Wish { worker: Arc::clone(worker), count: *count, lease_ms: *lease_ms };
             // A queue whose key holds something else by now has nothing to give.
             let claimed = claim(server, queue, &wish).unwrap_or_default();
             if claimed.is_empty() {
-                break;
+                return;
             }
-            let entries: Vec<EntryId> = claimed.iter().map(|record| record.id).collect();
-            if !server.answer(waiter, reply(claimed)) {
-                unclaim(server, queue, &entries);
+            let now = server.now().to_ms();
+            let reply = claimed.reply(&server.state().writebehind, now, |part| Reply::OwnedBytes(part.to_vec()));
+            if !server.answer(waiter, reply) {
+                unclaim(server, &claimed);
             }
         }
         server.state().writebehind.waiting.leave(waiter);
     }
-    looked_at(server, queue);
+    server.state().writebehind.waiting.look_at(db, queue.bytes);
 }
 
-fn unclaim<S: Server>(server: &mut S, queue: Arg<'_>, entries: &[EntryId]) {
-    let Ok(Some(id)) = keyspace::open(server, queue) else { return };
-    server.state().writebehind.change(id, |queue| entries.iter().for_each(|entry| queue.unclaim(*entry)));
+fn unclaim<S: Server>(server: &mut S, claimed: &Claimed) {
+    let state = &mut server.state().writebehind;
+    state.change(claimed.queue, |queue| claimed.entries.iter().for_each(|entry| queue.unclaim(*entry)));
 }
 
 /// The queue has been looked at; when is the next time?
@@ -174,9 +216,11 @@ pub fn failed<S: Server>(server: &mut S, queue: Arg<'_>, id: QueueId, failure: F
     Ok(())
 }
 
-/// Does one piece of the work that no command does: ends claims whose time is over, or looks at a queue that workers wait for.
-/// Whether there was any. For a timer, and only while the server may write.
+/// Does one piece of the work that no command does: gives memory of queues that are gone back, and ends claims whose time is over,
+/// or looks at a queue that workers wait for. Whether there was any. For a timer, and only while the server may write.
 pub fn due<S: Server>(server: &mut S) -> bool {
+    let cleared = server.state().writebehind.has_gone();
+    server.state().clear_away(CLEAR_BATCH);
     let now = server.now().to_ms();
     let state = &mut server.state().writebehind;
     let lapsed = state.next_lapsed(now);
@@ -184,7 +228,7 @@ pub fn due<S: Server>(server: &mut S) -> bool {
         Some(id) => state.name(id).cloned(),
         None => state.waiting.next_due(now),
     };
-    let Some(name) = name else { return false };
+    let Some(name) = name else { return cleared };
     server.select(name.db);
     let queue = Arg::named(&name.key);
     if let Some(id) = lapsed {

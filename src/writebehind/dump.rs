@@ -140,7 +140,7 @@ impl Queue {
             if !keys.insert(entry.key) {
                 return None;
             }
-            queue.insert(entry.entry()?);
+            queue.insert(Box::new(entry.entry()?));
         }
         // Postcard accepts some numbers in a longer form than it writes.
         (is_token(born) && rest.is_empty() && queue.encode() == bytes).then_some(queue)

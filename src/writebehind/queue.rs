@@ -18,7 +18,8 @@ pub struct Queue {
     pub born: i64,
     pub settings: Settings,
     pub counters: Counters,
-    entries: BTreeMap<EntryId, Entry>,
+    /// Boxed, since the tree's nodes are not full.
+    entries: BTreeMap<EntryId, Box<Entry>>,
     last_id: EntryId,
     /// Heads that nobody has, by when they are due; then by version.
     ready: BTreeSet<(UnixMs, i64, EntryId)>,
@@ -54,19 +55,6 @@ pub struct Tally {
     pub hiding: usize,
     /// Of keys, payloads and messages, and of what does not fit into the entries.
     pub heap_bytes: usize,
-}
-
-/// What a worker gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    pub id: EntryId,
-    pub key: Box<[u8]>,
-    pub version: i64,
-    pub op: &'static str,
-    pub payload: Option<Box<[u8]>>,
-    /// The how manieth attempt this is.
-    pub attempt: i64,
-    pub age_ms: i64,
 }
 
 /// A claim whose time is over.
@@ -147,12 +135,12 @@ impl Queue {
     }
 
     pub fn entry(&self, id: EntryId) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.entries.get(&id).map(Box::as_ref)
     }
 
     /// In the order in which their keys became dirty.
     pub fn entries(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
-        self.entries.iter().map(|(id, entry)| (*id, entry))
+        self.entries.iter().map(|(id, entry)| (*id, &**entry))
     }
 
     /// Is there anything that must not be lost?
@@ -168,7 +156,7 @@ impl Queue {
     }
 
     /// Takes an entry in.
-    pub fn insert(&mut self, entry: Entry) -> EntryId {
+    pub fn insert(&mut self, entry: Box<Entry>) -> EntryId {
         self.last_id = self.last_id.saturating_add(1);
         let id = self.last_id;
         self.tally = self.tally.replacing(Tally::default(), Tally::of(&entry));
@@ -178,17 +166,22 @@ impl Queue {
     }
 
     /// Takes an entry out.
-    pub fn remove(&mut self, id: EntryId) -> Option<Entry> {
+    pub fn remove(&mut self, id: EntryId) -> Option<Box<Entry>> {
         let entry = self.entries.remove(&id)?;
         self.tally = self.tally.replacing(Tally::of(&entry), Tally::default());
         self.put_in_order(id, Place::of(&entry), Place::default());
         Some(entry)
     }
 
-    /// Takes any entry out.
-    pub fn pop(&mut self) -> Option<(EntryId, Entry)> {
-        let id = *self.entries.first_key_value()?.0;
-        Some((id, self.remove(id)?))
+    /// Takes an entry out of a queue that nobody looks into any more: the orders lose any one.
+    pub fn take_apart(&mut self) -> Option<(EntryId, Box<Entry>)> {
+        self.ready.pop_first();
+        self.claimed.pop_first();
+        self.ages.pop_first();
+        self.dead.pop_first();
+        let (id, entry) = self.entries.pop_first()?;
+        self.tally = self.tally.replacing(Tally::of(&entry), Tally::default());
+        Some((id, entry))
     }
 
     /// Lets `act` change an entry, and puts it into its places again.
@@ -220,24 +213,18 @@ impl Queue {
     }
 
     /// Gives the record that is due longest to a worker. A claim that has lapsed is to be ended first, see [`Queue::lapsed`].
-    pub fn claim(&mut self, worker: &Arc<[u8]>, now: UnixMs, until: UnixMs) -> Option<Claimed> {
-        let &(due, _, id) = self.ready.first()?;
+    pub fn claim(&mut self, worker: &Arc<[u8]>, now: UnixMs, until: UnixMs) -> Option<EntryId> {
+        let &(due, version, id) = self.ready.first()?;
         if due > now {
             return None;
         }
-        self.change(id, |entry| {
-            entry.claim(Claim { worker: Arc::clone(worker), until });
-            let Record { version, op, since, failures, .. } = entry.chain.first()?;
-            Some(Claimed {
-                id,
-                key: entry.key.clone(),
-                version: *version,
-                op: op.word(),
-                payload: op.payload().map(|payload| payload.into_owned().into_boxed_slice()),
-                attempt: i64::from(*failures).saturating_add(1),
-                age_ms: now.since(*since).max(0),
-            })
-        })?
+        // Not by `change`: a worker may ask for thousands at once, and only two orders change.
+        self.ready.pop_first();
+        let entry = self.entries.get_mut(&id)?;
+        entry.claim(Claim { worker: Arc::clone(worker), until });
+        self.claimed.insert((until, version, id));
+        self.tally.in_flight = self.tally.in_flight.saturating_add(1);
+        Some(id)
     }
 
     /// Takes a claim back that never reached its worker.
@@ -332,7 +319,7 @@ impl Queue {
 
     /// The greatest version in it.
     pub fn last_version(&self) -> i64 {
-        self.entries.values().map(Entry::last_version).fold(self.born, i64::max)
+        self.entries.values().map(|entry| entry.last_version()).fold(self.born, i64::max)
     }
 
     /// Bytes of memory, about: of the entries, and of their places in the orders.
@@ -341,9 +328,10 @@ impl Queue {
     }
 }
 
-/// Bytes of memory of this much.
+/// Bytes of memory of this much. Trees are little more than half full, and each entry has two pieces of memory with what the
+/// allocator adds.
 pub fn bytes(tally: Tally) -> usize {
     const PLACES: usize = size_of::<(UnixMs, i64, EntryId)>() + size_of::<(UnixMs, EntryId)>();
-    const ENTRY: usize = size_of::<Entry>() + PLACES + size_of::<EntryId>();
+    const ENTRY: usize = size_of::<Entry>() + 2 * (PLACES + size_of::<(EntryId, Box<Entry>)>()) + 32;
     tally.entries.saturating_mul(ENTRY).saturating_add(tally.heap_bytes)
 }

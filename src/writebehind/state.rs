@@ -179,7 +179,7 @@ impl State {
         if let Some(entry) = self.entry_of(id, key) {
             self.change(id, |queue| queue.put(entry, write, mark))??;
         } else {
-            let mut entry = Entry::new(key);
+            let mut entry = Box::new(Entry::new(key));
             entry.put(write, mark)?;
             let entry = self.change(id, |queue| queue.insert(entry))?;
             self.index.insert(key, id, entry);
@@ -233,7 +233,7 @@ impl State {
     pub fn clear_away(&mut self, budget: usize, mut freed: impl FnMut(usize, &[u8])) {
         for _ in 0..budget {
             let Some((id, db, queue)) = self.gone.last_mut() else { return };
-            match queue.pop() {
+            match queue.take_apart() {
                 Some((number, entry)) => {
                     self.index.remove(&entry.key, *id, number);
                     if entry.view() == Some(View::Unknown) {
@@ -382,9 +382,17 @@ impl State {
         self.lapses.first().filter(|(at, _)| *at <= now).map(|(_, id)| *id)
     }
 
+    /// Is memory of queues that are gone still to be given back?
+    pub fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
     /// When somebody has to look at a queue next.
     #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
+        if self.has_gone() {
+            return Some(UnixMs(0));
+        }
         let lapse = self.lapses.first().map(|(at, _)| *at);
         UnixMs::earliest(lapse, self.waiting.next_look())
     }

@@ -79,7 +79,7 @@ impl Command for Claim {
             Some(block_ms) if claimed.is_empty() => {
                 Ok(deliver::wait(server, queue, wish, block_ms)?.unwrap_or(Reply::Array(Vec::new())))
             }
-            _ => Ok(deliver::reply(claimed)),
+            _ => Ok(claimed.into_reply(server)),
         }
     }
 }
