@@ -1,9 +1,11 @@
 """One node of a cluster that owns every slot. Tags across slots: see test_invalidation.py."""
 
 import pytest
+from raw_client import RawClient
 from redis.exceptions import ResponseError
 from servers import eventually
 from slots import Callers
+from write_behind import ack, delete, get, incrby, info, put
 
 
 @pytest.fixture
@@ -41,3 +43,19 @@ def test_who_waits_for_a_slot_gets_it(node):
         assert waiter.read() == [1, 1, 1, 0]
         callers.enter("b", 1, "PX", 50)
         assert callers.enter("c", 1, "PX", 1000, "WAIT", 0) == [1, 1, 1, 0]
+
+
+def test_a_queue_and_its_keys_share_a_slot(node):
+    client = node.client()
+    for write in (lambda: put(client, "k", 1), lambda: incrby(client, "k", 1), lambda: delete(client, "k")):
+        with pytest.raises(ResponseError, match="slot"):
+            write()
+    assert client.dbsize() == 0
+    with RawClient(node) as worker:
+        worker.send("WRITEBEHIND.CLAIM", "wb:{07}", "w", "BLOCK", 60_000)
+        eventually(lambda: info(client, queue="wb:{07}")["waiters"] == 1)
+        version = put(client, "metric:{07}:load", 5, queue="wb:{07}")
+        assert worker.read()[0][:2] == [b"metric:{07}:load", version]
+    client.delete("metric:{07}:load")
+    assert get(client, "metric:{07}:load") == b"5"
+    assert ack(client, "metric:{07}:load", version, queue="wb:{07}") == 1

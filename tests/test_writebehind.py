@@ -663,6 +663,22 @@ def test_increments_that_were_given_up_are_not_lost(client):
     assert info(client)["keys"] == 0
 
 
+def test_the_value_is_right_while_an_increment_is_given_up_and_a_later_one_written(client):
+    """What the database has lacks one of them; the queue knows the value."""
+    client.set("n", 100)
+    incrby(client, "n", 5)
+    kill_record(client, b"n")
+    assert incrby(client, "n", 3)[0] == 108
+    assert work_off(client, Database()) == 1
+    client.delete("n")
+    assert get(client, "n") == b"108"
+    assert incrby(client, "n", 1)[0] == 109
+    client.delete("n")
+    assert requeue(client, "n") == 1
+    assert get(client, "n") == b"109"
+    assert [(record.op, record.payload) for record in claim(client)] == [(b"INCRBY", b"6")]
+
+
 def test_claims_that_run_out_end_on_the_dead_list_too(client):
     config(client, "ATTEMPTS", 2)
     version = put(client, "k", 1)
