@@ -8,6 +8,7 @@
 #   bench    valgrind (instructions per command are counted with callgrind)
 #   peers    memcached, with which the tests compare
 #   node     node and npm, for the examples in JavaScript
+#   database PostgreSQL, to which the example's worker writes in the tests
 #
 # Needs root or sudo only when something is missing, and then knows apt
 # (Debian, Ubuntu). Elsewhere it says what to install by hand. Running it again
@@ -25,6 +26,9 @@ has_libclang() {
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null &&
         compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null
 }
+
+# Debian keeps it off the PATH.
+has_postgres() { command -v postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres'; }
 
 missing=()
 need() { # package, probe command...
@@ -48,7 +52,8 @@ for part in "$@"; do
             need nodejs command -v node
             need npm command -v npm
             ;;
-        *) die "unknown part '$part' (known: server build python bench peers node)" ;;
+        database) need postgresql has_postgres ;;
+        *) die "unknown part '$part' (known: server build python bench peers node database)" ;;
     esac
 done
 
@@ -62,9 +67,10 @@ if ((${#missing[@]})); then
         die "neither root nor sudo: please have these installed: ${missing[*]}"
     fi
 
-    # Debian starts a redis-server service when the package is installed. The
-    # project does not use it: a policy file, removed again, keeps it from
-    # taking port 6379 now. It is left enabled as the package leaves it.
+    # Debian starts services of redis-server and postgresql when the packages
+    # are installed. The project does not use them: a policy file, removed
+    # again, keeps them from taking their ports now. They are left enabled as
+    # the packages leave them.
     policy=/usr/sbin/policy-rc.d
     if [[ ! -e $policy ]]; then
         trap '"${as_root[@]}" rm -f "$policy"' EXIT
