@@ -219,6 +219,24 @@ def test_a_killed_worker_between_commit_and_ack(admin, database, start):
     assert info(admin)["retries"] == 1
 
 
+def test_an_increment_that_was_given_up_is_not_acked_by_who_comes_late(client, database, drain):
+    """The row cannot tell whether it has it: something later was written. So it stays on the dead list."""
+    config(client, "ATTEMPTS", 1)
+    late = drain(lease_ms=1)
+    incrby(client, "n", 5)
+    late._in_hand = late._claim()
+    eventually(lambda: claim(client) == [] and info(client)["dead"] == 1)
+    incrby(client, "n", 3)
+    assert drain().step() == 1
+    assert late.step() == 0
+    assert database.pairs() == {"n": 3}
+    assert info(client)["dead"] == 1
+    assert requeue(client, "n") == 1
+    assert drain().step() == 1
+    assert database.pairs() == {"n": 8}
+    assert is_clean(client)
+
+
 # Rows that the database refuses
 
 
@@ -260,6 +278,24 @@ def test_what_does_not_fit_into_the_table_goes_to_the_dead_list(client, database
     assert attempts == 1
     assert why in message.lower()
     assert len(database.pairs(table)) == 1
+
+
+def test_rows_that_are_there_need_nothing_but_the_new_value(client, database, drain):
+    """Constraints look at what the row becomes, not at an increment taken for a row."""
+    columns = "key TEXT PRIMARY KEY, name TEXT NOT NULL, value BIGINT CHECK (value >= 0), version BIGINT NOT NULL"
+    database.run(
+        "DROP TABLE IF EXISTS stock",
+        f"CREATE TABLE stock ({columns})",
+        "INSERT INTO stock VALUES ('chair', 'a chair', 7, 0), ('table', 'a table', 1, 0), ('lamp', 'a lamp', 5, 0)",
+    )
+    config(client, "ATTEMPTS", 1)
+    incrby(client, "chair", -3)
+    incrby(client, "table", -2)
+    put(client, "lamp", 4)
+    put(client, "sofa", 1)
+    assert drain("stock").step() == 2
+    assert database.pairs("stock") == {"chair": 4, "table": 1, "lamp": 4}
+    assert sorted(row[0] for row in dead(client)) == [b"sofa", b"table"]
 
 
 def test_a_key_without_the_prefix_is_refused(client, drain):
