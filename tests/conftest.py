@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from postgres import Postgres
 from servers import FLAVOURS, REPOSITORY, Server, default_flavour, server_version
 
 
@@ -98,6 +99,16 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
                 server.kill9()
     if failures:
         raise failures[0]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server. Who uses it drops the tables that he makes, before."""
+    server = Postgres()
+    try:
+        yield server.create().start()
+    finally:
+        server.remove()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 import redis
 import sqlalchemy
 from databases import EXAMPLES, Database, WorkerProcess
-from postgres import Postgres
 from servers import Server, eventually
 from sqlalchemy.exc import OperationalError
 from write_behind import claim, config, dead, delete, incrby, info, put, requeue
@@ -26,15 +25,6 @@ from worker.write_behind import Drain
 
 QUEUE = "q"
 SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    try:
-        yield server.create().start()
-    finally:
-        server.remove()
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])

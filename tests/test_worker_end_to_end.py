@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import redis
 from databases import Database, WorkerProcess
-from postgres import Postgres
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from servers import Server, default_flavour, eventually
@@ -131,20 +130,17 @@ def mortal_workers(start: Callable[[], WorkerProcess], seed: int) -> Iterator[Ca
 
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    postgres = Postgres() if request.param == "postgresql" else None
-    try:
-        url = postgres.create().start().url if postgres else f"sqlite:///{tmp_path}/pairs.db?timeout=60"
-        database = Database(url, postgres)
-        if not postgres:
-            database.run("PRAGMA journal_mode = WAL")
-        database.run(
-            f"CREATE TABLE counters (key TEXT PRIMARY KEY, value BIGINT CHECK (value <> {POISON}), version BIGINT NOT NULL)"
-        )
-        yield database
-        database.close()
-    finally:
-        if postgres:
-            postgres.remove()
+    postgres = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    database = Database(postgres.url if postgres else f"sqlite:///{tmp_path}/pairs.db?timeout=60", postgres)
+    if not postgres:
+        database.run("PRAGMA journal_mode = WAL")
+    value = f"value BIGINT CHECK (value <> {POISON})"
+    database.run(
+        "DROP TABLE IF EXISTS counters",
+        f"CREATE TABLE counters (key TEXT PRIMARY KEY, {value}, version BIGINT NOT NULL)",
+    )
+    yield database
+    database.close()
 
 
 @pytest.mark.timeout(2 * SECONDS)

@@ -5,7 +5,6 @@ import socket
 import uuid
 
 from redis import Redis
-from redis.exceptions import ReadOnlyError
 
 from .table import Record, Table
 
@@ -30,14 +29,6 @@ class Drain:
         Redis is away. It may have come to another worker meanwhile, which does no harm: rows take nothing twice, and an ACK counts
         whoever holds the claim.
         """
-        try:
-            return self._step()
-        except ReadOnlyError:
-            # A failover. Whoever is the primary now may have to be looked up.
-            self.redis.connection_pool.disconnect()
-            raise
-
-    def _step(self) -> int:
         if not self._in_hand:
             self._in_hand = self._claim()
         if not self._in_hand:
