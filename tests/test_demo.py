@@ -37,7 +37,7 @@ def test_no_answer_is_stale_although_the_server_evicts(make_server):
 
 
 def test_the_demo_starts_its_own_server():
-    result = run_demo("--requests", "300")
+    result = run_demo("--requests", "2500")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "every answer was right" in result.stdout
     stampede = rows(result.stdout, columns=3)
@@ -49,6 +49,15 @@ def test_the_demo_starts_its_own_server():
     assert commands[with_keyward] == 101, "everybody's FETCH and one FILL"
     assert commands[unprotected] == 200, "everybody's GET and SETEX"
     assert commands[lock_and_poll] > 200, "everybody's GET, SET NX, and at least one of them polled"
+    counters, pages = rows(result.stdout, columns=3), rows(result.stdout)
+    with_keyward, dirty_set, at_once = range(3)
+    assert counters["workers that died"] == ("1", "1", "0")
+    assert counters["WRONG COUNTERS"][with_keyward] == counters["WRONG COUNTERS"][at_once] == "0"
+    assert counters["WRONG COUNTERS"][dirty_set] != "0"
+    assert counters["rows written"][at_once] == counters["views"][at_once]
+    assert pages["WRONG PAGES"] == ("0", "0")
+    cold, warmed = (float(share.rstrip("%")) for share in pages["found in the cache"])
+    assert warmed > cold
 
 
 def test_a_database_in_use_is_left_alone(server):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from page_counters import Counted
+from read_through import Served
 from serve import Outcome
 from stampede import Stampede
 
@@ -29,6 +31,22 @@ STAMPEDES: list[tuple[str, Callable[[Stampede], str]]] = [
     ("commands sent by the callers", lambda o: f"{o.commands:,}"),
     ("WRONG ANSWERS", lambda o: f"{o.wrong:,}"),
     ("slowest answer, after the first page", lambda o: f"{1000 * o.late_seconds:,.0f} ms"),
+]
+COUNTED: list[tuple[str, Callable[[Counted], str]]] = [
+    ("views", lambda o: f"{o.views:,}"),
+    ("  median time that one takes", lambda o: f"{o.median_ms:.2f} ms"),
+    ("rows written", lambda o: f"{o.row_writes:,}"),
+    ("workers that died", lambda o: f"{o.deaths:,}"),
+    ("WRONG COUNTERS", lambda o: f"{o.wrong:,}"),
+    ("  views that are missing", lambda o: f"{o.lost:,}"),
+]
+READ_THROUGH: list[tuple[str, Callable[[Served], str]]] = [
+    ("pages warmed before", lambda o: f"{o.warmed:,}"),
+    ("  in", lambda o: f"{o.warm_seconds:.1f} s"),
+    ("pages read", lambda o: f"{len(o.seconds):,}"),
+    ("  found in the cache", lambda o: f"{o.hit_ratio:.1%}"),
+    ("  of the first hundred", lambda o: f"{o.early_hits:,}"),
+    ("WRONG PAGES", lambda o: f"{o.wrong:,}"),
 ]
 
 

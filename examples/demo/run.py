@@ -1,6 +1,6 @@
 """Real flights through the module and, beside it, through the pipelines of a usual caching guide.
 
-python examples/demo/run.py                      about two minutes
+python examples/demo/run.py                      about three minutes
 python examples/demo/run.py --requests 2000      a small run
 python examples/demo/run.py --url redis://...    on a server of yours with the module loaded and an empty database
 """
@@ -18,6 +18,8 @@ import origin
 import redis
 import report
 import traffic
+from page_counters import AtOnce, Counted, DirtySet, WriteBehind, count_views
+from read_through import Served, hottest, loader_process, serve_through
 from redis_server import module_path, redis_server
 from serve import Outcome, serve
 from stampede import CALLERS, KEY, Source, Stampede, lock_and_poll, stampede, unprotected, with_keyward
@@ -27,7 +29,7 @@ from without import Without
 
 TTL = 600
 WINDOW = 60
-STAMPEDE_MEMORY = "64mb"  # nothing is evicted there
+ROOMY = "64mb"  # nothing is evicted there
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,11 +48,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="keyward-demo-") as folder:
         outcomes = compare(args, Path(folder))
         print("\n" + report.table(outcomes, report.SERVED))
-        # A server that was lent has no memory to spare for a hundred connections.
-        stampedes = [] if args.url else stampede_act(Path(folder))
-    if stampedes:
-        print("\n" + report.table(stampedes, report.STAMPEDES))
-    return verdict(outcomes[0], stampedes[:1])
+        # A server that was lent has no memory to spare for a hundred connections, nor can it be started anew.
+        acts = [] if args.url else further_acts(args, Path(folder))
+    return verdict(outcomes[0], acts)
+
+
+def further_acts(args: argparse.Namespace, folder: Path) -> list[Stampede | Counted | Served]:
+    """What was done with Keyward in each."""
+    stampedes = stampede_act(folder)
+    print("\n" + report.table(stampedes, report.STAMPEDES))
+    counted = counters_act(args, folder)
+    print("\n" + report.table(counted, report.COUNTED))
+    served = read_through_act(args, folder)
+    print("\n" + report.table(served, report.READ_THROUGH))
+    return [stampedes[0], counted[0], *served]
 
 
 def why_not(args: argparse.Namespace) -> str | None:
@@ -91,9 +102,45 @@ def stampede_act(folder: Path) -> list[Stampede]:
     ways = {"with Keyward": with_keyward, "lock and poll": lock_and_poll, "unprotected": unprotected}
     done = []
     for name, way in ways.items():
-        with redis_server(folder, STAMPEDE_MEMORY, module=way is with_keyward) as connection:
+        with redis_server(folder, ROOMY, module=way is with_keyward) as connection:
             done.append(stampede(name, way, connection, database))
     return done
+
+
+def counters_act(args: argparse.Namespace, folder: Path) -> list[Counted]:
+    pages = flight_keys(args, folder, share=8)
+    print(
+        f"\n{len(pages):,} views of flight pages are counted in SQLite; a worker that dies does so at the worst moment"
+    )
+    done = []
+    for kind in (WriteBehind, DirtySet, AtOnce):
+        with redis_server(folder, ROOMY, module=kind is WriteBehind) as connection:
+            done.append(count_views(kind, connection, folder / f"views-{kind.__name__}.db", pages))
+    return done
+
+
+def read_through_act(args: argparse.Namespace, folder: Path) -> list[Served]:
+    keys, database = flight_keys(args, folder, share=4), folder / "fresh.db"
+    before, after = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+    print(
+        f"\n{len(after):,} flight pages are read from a server that has just started; before, another one served as many"
+    )
+
+    def run_anew(name: str, keys: list[str], hot: list[bytes] = ()) -> tuple[Served, list[bytes]]:
+        with redis_server(folder, ROOMY, module=True) as connection, loader_process(connection, database, folder):
+            return serve_through(name, connection, database, keys, hot), hottest(connection)
+
+    _, hot = run_anew("before", before)
+    return [run_anew("cold", after)[0], run_anew("warmed", after, hot)[0]]
+
+
+def flight_keys(args: argparse.Namespace, folder: Path, share: int) -> list[str]:
+    """The flight pages that are asked for in a part of the log."""
+    source = origin.Origin(folder / "fresh.db")
+    events = traffic.log(source.flights(), args.requests // share, args.seed)
+    keys = [event.key for event in events if isinstance(event, traffic.Request) and event.key.startswith("flight:")]
+    source.close()
+    return keys
 
 
 @contextmanager
@@ -134,9 +181,9 @@ def counters(connection: redis.Redis) -> dict:
     }
 
 
-def verdict(outcome: Outcome, stampedes: list[Stampede]) -> int:
+def verdict(outcome: Outcome, acts: list[Stampede | Counted | Served]) -> int:
     """0 if the module kept its promises: no stale answer, one run of the job per night, the late runner refused, one
-    query for all callers."""
+    query for all callers, no view lost or counted twice, no wrong page."""
     complaints = []
     if outcome.stale:
         complaints.append(f"{outcome.stale} stale answers")
@@ -144,9 +191,12 @@ def verdict(outcome: Outcome, stampedes: list[Stampede]) -> int:
         complaints.append(f"the nightly job ran {outcome.job_runs} times in {outcome.nights} nights")
     if outcome.refused_late != 1:
         complaints.append("the late writer was not refused")
-    for act in stampedes:
-        if act.queries != 1 or act.wrong:
-            complaints.append(f"{act.queries} queries and {act.wrong} wrong answers in the stampede")
+    for act in acts:
+        match act:
+            case Stampede(queries=queries, wrong=wrong) if queries != 1 or wrong:
+                complaints.append(f"{queries} queries and {wrong} wrong answers in the stampede")
+            case Counted(wrong=wrong) | Served(wrong=wrong) if wrong:
+                complaints.append(f"{wrong} wrong counters or pages")
     print(f"\n{outcome.name}: " + ("; ".join(complaints) or "every answer was right, every night had one run"))
     return 1 if complaints else 0
 
