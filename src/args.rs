@@ -45,6 +45,11 @@ impl<'a> Args<'a> {
         self.command
     }
 
+    /// `CACHE.POLICY SET`: the second word of the name is no argument.
+    pub fn skip_subcommand(&mut self) {
+        self.next = self.next.saturating_add(1);
+    }
+
     /// How many arguments are left.
     pub fn left(&self) -> usize {
         self.argv.len().saturating_sub(self.next)

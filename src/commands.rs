@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::reply::Reply;
 use crate::server::Server;
-use crate::spec::CommandSpec;
+use crate::spec::{CommandSpec, Container};
 
 /// One command: argv -> `Request` -> reply. `parse` validates everything that can be validated without the server, so that
 /// an error changes nothing.
@@ -52,6 +52,11 @@ macro_rules! every_command {
             $crate::cache::commands::intent::Intent,
             $crate::cache::commands::commit::Commit,
             $crate::cache::commands::rollback::Rollback,
+            $crate::cache::commands::policy::Set,
+            $crate::cache::commands::policy::Get,
+            $crate::cache::commands::policy::Delete,
+            $crate::cache::commands::policy::List,
+            $crate::cache::commands::policy::Match,
             $crate::lock::commands::Acquire,
             $crate::lock::commands::Release,
             $crate::lock::commands::Extend,
@@ -85,6 +90,9 @@ macro_rules! every_command {
         }
     };
 }
+
+/// Every command that has subcommands. They are in the list above.
+pub static CONTAINERS: &[Container] = &[crate::cache::commands::policy::CONTAINER];
 
 /// The SPEC of every command, in the order of registration.
 pub fn specs() -> Vec<&'static CommandSpec> {

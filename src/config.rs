@@ -15,6 +15,8 @@ pub struct Config {
     pub jobs_max: i64,
     pub fence_tags_max: i64,
     pub intents_max: i64,
+    pub policies_max: i64,
+    pub slides_max: i64,
     pub save_metadata: bool,
     pub cl_throttle: &'static str,
 }
@@ -127,8 +129,21 @@ pub static SETTINGS: &[Setting] = &[
         mutable: true,
     },
     Setting {
+        name: "policies-max",
+        summary: "How many policies there may be. Beyond it CACHE.POLICY SET of another one is refused.",
+        kind: Kind::Int { default: 10_000, min: 0, max: 1_000_000, field: |c| &mut c.policies_max },
+        mutable: true,
+    },
+    Setting {
+        name: "slides-max",
+        summary: "How many keys that were read may wait for their full time to live (SLIDING), as they do while the server may not write. \
+                  Beyond it the time to live of a key that is read stays as it is.",
+        kind: Kind::Int { default: 100_000, min: 0, max: 10_000_000, field: |c| &mut c.slides_max },
+        mutable: true,
+    },
+    Setting {
         name: "save-metadata",
-        summary: "Whether RDB files carry tags, version floors, soft expiries, negative answers, intents and the fencing reserve. With no, they are gone after a restart \
+        summary: "Whether RDB files carry policies, tags, version floors, soft expiries, negative answers, intents and the fencing reserve. With no, they are gone after a restart \
                   and missing on replicas; see docs/removing.md.",
         kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
         mutable: false,
@@ -157,6 +172,8 @@ impl Default for Config {
             jobs_max: 0,
             fence_tags_max: 0,
             intents_max: 0,
+            policies_max: 0,
+            slides_max: 0,
             save_metadata: false,
             cl_throttle: "",
         };

@@ -22,7 +22,8 @@ pub enum Error {
     IndexFull,
     VersionRange,
     CountRange(&'static str, i64, i64),
-    Percent,
+    /// The option.
+    Percent(&'static str),
     Beta,
     MessageLength,
     ReadOnly,
@@ -50,6 +51,14 @@ pub enum Error {
     WorkerLength,
     LoaderLength,
     Overflow,
+    NoSuchPolicy,
+    PrefixTaken,
+    TooManyPolicies,
+    Pattern,
+    PolicyNameLength,
+    PrefixLength,
+    /// The name of a key does not match the pattern of this policy.
+    KeyName(Box<[u8]>),
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
 }
@@ -80,7 +89,7 @@ impl fmt::Display for Error {
             Error::CountRange(what, low, high) => {
                 write!(f, "ERR {what} must be an integer from {low} to {high}")
             }
-            Error::Percent => f.write_str("ERR JITTER percentage must be an integer from 0 to 100"),
+            Error::Percent(option) => write!(f, "ERR {option} percentage must be an integer from 0 to 100"),
             Error::Beta => f.write_str("ERR BETA must be a number from 0 to 1000"),
             Error::MessageLength => f.write_str("ERR MSG must be at most 1024 bytes"),
             Error::ReadOnly => f.write_str("READONLY You can't write against a read only replica."),
@@ -107,6 +116,16 @@ impl fmt::Display for Error {
             Error::WorkerLength => f.write_str("ERR worker must be 1 to 1024 bytes"),
             Error::LoaderLength => f.write_str("ERR loader name must be 1 to 512 bytes"),
             Error::Overflow => f.write_str("ERR increment or decrement would overflow"),
+            Error::NoSuchPolicy => f.write_str("ERR no such policy"),
+            Error::PrefixTaken => f.write_str("ERR another policy has this prefix"),
+            Error::TooManyPolicies => f.write_str("ERR too many policies"),
+            Error::Pattern => {
+                f.write_str("ERR PATTERN must be 1 to 512 bytes, with placeholders like {id} that do not touch")
+            }
+            Error::PolicyNameLength => f.write_str("ERR policy name must be 1 to 512 bytes"),
+            Error::PrefixLength => f.write_str("ERR PREFIX must be at most 512 bytes"),
+            // The operator's own word, but it goes into a line of the protocol.
+            Error::KeyName(policy) => write!(f, "ERR key name does not match policy '{}'", policy.escape_ascii()),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }
     }

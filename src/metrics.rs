@@ -87,6 +87,23 @@ pub static SECTIONS: &[Section] = &[
             counter("cache_commits_refused", "COMMITs whose value was not stored: it was in doubt.", |s| {
                 s.cache.counters.commits_refused
             }),
+            gauge("cache_policies", "Policies.", |s| size(s.cache.policies.len())),
+            counter("cache_policies_full", "Policies that were refused: policies-max.", |s| {
+                s.cache.counters.policies_full
+            }),
+            counter(
+                "cache_policy_warnings",
+                "Writes of keys that do not match the pattern of their policy: ENFORCE warn.",
+                |s| s.cache.counters.policy_warnings,
+            ),
+            counter(
+                "cache_policy_rejections",
+                "Writes refused since the key does not match the pattern: ENFORCE reject.",
+                |s| s.cache.counters.policy_rejections,
+            ),
+            counter("cache_slides", "Keys whose time to live a read set back to full.", |s| s.cache.counters.slides),
+            gauge("cache_slides_pending", "Keys that were read and wait for that.", |s| size(s.cache.slides.len())),
+            counter("cache_slides_dropped", "Reads that did not: slides-max.", |s| s.cache.counters.slides_dropped),
             gauge("cache_waiters", "Clients that wait for a load.", |s| size(s.cache.waiters())),
             counter("cache_waits", "Clients that ever waited for a load.", |s| s.cache.counters.waits),
             counter("cache_waits_refused", "Clients that could not wait: waiters-max or waiters-per-key-max.", |s| {

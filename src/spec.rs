@@ -1,10 +1,17 @@
 //! CommandSpec: the one description of a command. COMMAND DOCS and COMMAND INFO, arity, key specs, ACL categories, and the
 //! head of its page under docs/commands all come from it.
 
+/// A command that is nothing but its subcommands.
+#[derive(Debug)]
+pub struct Container {
+    pub name: &'static str,
+    pub summary: &'static str,
+}
+
 /// A command as users and clients see it.
 #[derive(Debug)]
 pub struct CommandSpec {
-    /// Lower case, as Redis stores names: `cache.settagged`.
+    /// Lower case, as Redis stores names: `cache.settagged`, `cache.policy|set`.
     pub name: &'static str,
     pub family: Family,
     pub summary: &'static str,
@@ -192,9 +199,19 @@ impl CommandSpec {
         named.copied().chain([speed]).collect()
     }
 
+    /// The name as it is typed: `CACHE.POLICY SET`.
+    pub fn title(&self) -> String {
+        self.name.to_ascii_uppercase().replace('|', " ")
+    }
+
+    /// The name of the container and that of the subcommand, if it is one.
+    pub fn subcommand(&self) -> Option<(&'static str, &'static str)> {
+        self.name.split_once('|')
+    }
+
     /// The syntax line, as redis-cli prints its hints: `CACHE.GET key`.
     pub fn syntax(&self) -> String {
-        let mut line = self.name.to_ascii_uppercase();
+        let mut line = self.title();
         for arg in self.args {
             line.push(' ');
             line.push_str(&arg.syntax());

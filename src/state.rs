@@ -114,6 +114,11 @@ impl State {
         self.writebehind.swapped(a, b);
     }
 
+    /// A file, or a full sync, is about to be loaded, or its load has failed.
+    pub fn loading(&mut self) {
+        self.cache.loading();
+    }
+
     /// A file, or a full sync, has been loaded to its end.
     pub fn loaded(&mut self) {
         self.cache.loaded();

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use keyward::commands::specs;
+use keyward::commands::{CONTAINERS, specs};
 use keyward::config::{self, SETTINGS};
 use keyward::metrics::{self, SECTIONS};
 use keyward::spec::{Access, ArgSpec, CommandSpec, Flag, Keys, Kind};
@@ -78,10 +78,28 @@ fn keys(spec: &CommandSpec) -> String {
     format!("{place}, {access}")
 }
 
+/// Without its ending. Subcommands share the page of their container.
+fn page_of(spec: &CommandSpec) -> &'static str {
+    spec.subcommand().map_or(spec.name, |(container, _)| container)
+}
+
+/// The heads of all pages, by page.
+fn command_pages() -> Vec<(&'static str, String)> {
+    let commands = public_specs().filter(|spec| spec.subcommand().is_none());
+    let containers = CONTAINERS.iter().map(|container| {
+        let mut page = format!("# {}\n\n{}\n\n", container.name.to_ascii_uppercase(), container.summary);
+        for spec in public_specs().filter(|spec| page_of(spec) == container.name) {
+            page.push('#');
+            page.push_str(&command_page(spec));
+        }
+        (container.name, page)
+    });
+    commands.map(|spec| (spec.name, command_page(spec))).chain(containers).collect()
+}
+
 fn command_page(spec: &CommandSpec) -> String {
     let flags: Vec<&str> = spec.flags.iter().map(|flag| flag.word()).collect();
-    let mut page =
-        format!("# {}\n\n```\n{}\n```\n\n{}\n\n", spec.name.to_ascii_uppercase(), spec.syntax(), spec.summary);
+    let mut page = format!("# {}\n\n```\n{}\n```\n\n{}\n\n", spec.title(), spec.syntax(), spec.summary);
     writeln!(page, "| | |\n|---|---|").unwrap();
     writeln!(page, "| Since | {} |", spec.since).unwrap();
     writeln!(page, "| Complexity | {} |", spec.complexity).unwrap();
@@ -97,8 +115,9 @@ fn command_page(spec: &CommandSpec) -> String {
 
 #[test]
 fn every_command_has_a_page_that_follows_its_spec() {
-    let errors = public_specs()
-        .filter_map(|spec| follow(&format!("commands/{}.md", spec.name), &command_page(spec)).err())
+    let errors = command_pages()
+        .into_iter()
+        .filter_map(|(name, head)| follow(&format!("commands/{name}.md"), &head).err())
         .collect();
     fail_on(errors);
 }
@@ -108,11 +127,12 @@ fn every_command_page_says_more_than_its_spec() {
     let errors = public_specs()
         .filter(|spec| !spec.name.starts_with("keyward."))
         .filter_map(|spec| {
-            let page = fs::read_to_string(docs().join(format!("commands/{}.md", spec.name))).unwrap_or_default();
+            let name = page_of(spec);
+            let page = fs::read_to_string(docs().join(format!("commands/{name}.md"))).unwrap_or_default();
             let body = page.split_once(MARKER).map_or("", |(_, body)| body);
             let missing: Vec<&str> =
                 ["## Reply", "## Examples"].into_iter().filter(|part| !body.contains(part)).collect();
-            (!missing.is_empty()).then(|| format!("docs/commands/{}.md lacks {}", spec.name, missing.join(" and ")))
+            (!missing.is_empty()).then(|| format!("docs/commands/{name}.md lacks {}", missing.join(" and ")))
         })
         .collect();
     fail_on(errors);
@@ -120,7 +140,7 @@ fn every_command_page_says_more_than_its_spec() {
 
 #[test]
 fn every_page_belongs_to_a_command() {
-    let names: Vec<String> = public_specs().map(|spec| format!("{}.md", spec.name)).collect();
+    let names: Vec<String> = public_specs().map(|spec| format!("{}.md", page_of(spec))).collect();
     let errors = fs::read_dir(docs().join("commands"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -134,7 +154,7 @@ fn every_page_belongs_to_a_command() {
 fn the_index_of_commands_is_complete() {
     let mut page = String::from("# Commands\n\n| Command | |\n|---|---|\n");
     for spec in public_specs() {
-        writeln!(page, "| [{}]({}.md) | {} |", spec.name.to_ascii_uppercase(), spec.name, spec.summary).unwrap();
+        writeln!(page, "| [{}]({}.md) | {} |", spec.title(), page_of(spec), spec.summary).unwrap();
     }
     page.push('\n');
     fail_on(follow("commands/README.md", &page).err().into_iter().collect());

@@ -5,12 +5,10 @@ use smallvec::{SmallVec, smallvec};
 
 use super::freshness::{Freshness, fingerprint};
 use super::read::{Cached, look_cached};
-use super::single_flight;
 use super::state::Known;
-use super::write;
-use super::write_options::{EXPIRY_SPEC, Expires, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, WriteOptions};
+use super::write_options::{EXPIRY_SPEC, Expires, GRACE_SPEC, JITTER_SPEC, Lifetime, TAGS_SPEC, WriteOptions};
+use super::{governed, single_flight, write};
 use crate::args::{Arg, Args};
-use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::server::{Expiry, Server, Word};
 use crate::spec::ArgSpec;
@@ -22,20 +20,30 @@ pub const OPTION_SPECS: [ArgSpec; 4] =
 /// Reads all that is left of the arguments as the options of CACHE.SET for expiry and tags.
 pub fn options<'a>(args: &mut Args<'a>) -> Result<WriteOptions<'a>, Error> {
     let options = WriteOptions::parse(args)?;
-    if options.condition.is_some() || options.version.is_some() {
+    if options.condition.is_some() || options.version.is_some() || options.policy.is_some() {
         return Err(Error::Syntax);
     }
     Ok(options)
 }
 
-/// Stores a value as CACHE.SET does; the expiry that was drawn, without the grace. The caller replicates it.
+/// When a value that is to be stored expires: what the options leave out comes from the policy of its key.
+pub fn expires<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    options: &WriteOptions<'_>,
+    command: &'static str,
+) -> Result<Option<Expires>, Error> {
+    governed::expires(server, key, options, command).map(|(expires, _)| expires)
+}
+
+/// Stores a value as CACHE.SET does; the expiry that was drawn. The caller replicates it.
 pub fn store<S: Server>(
     server: &mut S,
     key: Arg<'_>,
     value: Arg<'_>,
     expires: Option<Expires>,
     options: &WriteOptions<'_>,
-) -> Result<Option<UnixMs>, Error> {
+) -> Result<Option<Lifetime>, Error> {
     write::store(server, key, value, expires, options, 0)
 }
 
@@ -47,15 +55,14 @@ pub fn peek<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<Vec<u8>>, 
     })
 }
 
-/// Changes a value as INCRBY does: what the options do not name, expiry or tags, stays. The expiry that was drawn, without the
-/// grace.
+/// Changes a value as INCRBY does: what the options do not name, expiry or tags, stays. The expiry that was drawn.
 pub fn rewrite<S: Server>(
     server: &mut S,
     key: Arg<'_>,
     value: Arg<'_>,
     expires: Option<Expires>,
     options: &WriteOptions<'_>,
-) -> Result<Option<UnixMs>, Error> {
+) -> Result<Option<Lifetime>, Error> {
     let db = server.db();
     // First the expiry: an old value may be found to be over, and takes with it what is known of it.
     let kept_expiry = match server.expiry(key) {
@@ -70,12 +77,11 @@ pub fn rewrite<S: Server>(
         Vec::new()
     };
     let known = cache.freshness(db, key.bytes).filter(|_| !invalid);
-    let expiry = expires.map(|expires| expires.draw(|most| server.random(most)));
-    let (hard, freshness) = match expiry {
-        Some(soft) => {
-            let grace_ms = options.grace_ms;
+    let life = expires.map(|expires| expires.draw(|most| server.random(most)));
+    let (hard, freshness) = match life {
+        Some(life @ Lifetime { soft, grace_ms }) => {
             let aged = Freshness { soft, grace_ms, fingerprint: fingerprint(value.bytes), load_us: 0 };
-            (Some(soft.plus(grace_ms)), (grace_ms > 0).then_some(aged))
+            (Some(life.hard()), (grace_ms > 0).then_some(aged))
         }
         None => {
             let kept = known.map(|known| Freshness { fingerprint: fingerprint(value.bytes), ..known });
@@ -91,13 +97,13 @@ pub fn rewrite<S: Server>(
         server.unlink(&[key.bytes]);
         return Err(error);
     }
-    Ok(expiry)
+    Ok(life)
 }
 
 /// What of the options is replicated, in absolute terms.
-pub fn words<'a>(expiry: Option<UnixMs>, options: &WriteOptions<'a>) -> SmallVec<[Word<'a>; 12]> {
+pub fn words<'a>(life: Option<Lifetime>, options: &WriteOptions<'a>) -> SmallVec<[Word<'a>; 12]> {
     let mut words = smallvec![];
-    write::push_options(&mut words, expiry, options);
+    write::push_options(&mut words, life, options);
     words
 }
 

@@ -1,5 +1,5 @@
 //! What RDB files carry of the cache family: tags, version floors, the history of invalidated tags, soft expiries, negative
-//! answers, and which keys are being written in the database.
+//! answers, which keys are being written in the database, and the policies of the server.
 //!
 //! A chunk is a kind and up to about 64 KiB of records of that kind, one after the other in postcard's format. Records
 //! come before the keys and wait until their key has come; what is left over is dropped at the end of loading.
@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::freshness::Freshness;
+use super::key_pattern::KeyPattern;
+use super::policies::{Enforce, Policy};
 use super::tags::Invalidations;
-use super::write_options::MAX_TAG_LENGTH;
+use super::write_options::{Jitter, MAX_TAG_LENGTH, Terms};
 use crate::clock::UnixMs;
 use crate::config::Config;
 
@@ -20,6 +22,7 @@ const TAGS: u64 = 3;
 const FRESHNESS: u64 = 4;
 const NEGATIVES: u64 = 5;
 const INTENTS: u64 = 6;
+const POLICIES: u64 = 7;
 
 /// A chunk is written when it is at least this long.
 const CHUNK: usize = 64 * 1024;
@@ -78,10 +81,31 @@ struct Intent<'a> {
     key: &'a [u8],
 }
 
+/// Durations are in milliseconds.
+#[derive(Serialize, Deserialize)]
+struct Saved<'a> {
+    name: &'a [u8],
+    prefix: Option<&'a [u8]>,
+    ttl: Option<i64>,
+    jitter: Option<i64>,
+    jitter_percent: Option<i64>,
+    grace: Option<i64>,
+    negative: Option<i64>,
+    sliding: bool,
+    beta: Option<f64>,
+    ahead_percent: Option<i64>,
+    loader: Option<&'a [u8]>,
+    pattern: Option<&'a [u8]>,
+    enforce: u8,
+}
+
 impl State {
     /// Hands out everything that is to be saved, in chunks: kind and bytes.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
         let mut chunk = Chunk { kind: KEYS, bytes: Vec::new(), emit };
+        for policy in self.policies.iter() {
+            chunk.add(POLICIES, &Saved::from(policy));
+        }
         for (db, database) in self.numbered() {
             for record in database.tags.records() {
                 let graceless = database.freshness.get(record.key()).is_none_or(|(_, known)| known.grace_ms == 0);
@@ -121,6 +145,7 @@ impl State {
             FRESHNESS => State::load_freshness,
             NEGATIVES => State::load_negative,
             INTENTS => State::load_intent,
+            POLICIES => State::load_policy,
             _ => return Some(()),
         };
         while !bytes.is_empty() {
@@ -191,6 +216,69 @@ impl State {
     }
 }
 
+impl State {
+    /// As many as there are: whoever saved them had room.
+    fn load_policy<'a>(&mut self, _: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
+        let (saved, rest) = postcard::take_from_bytes::<Saved<'_>>(bytes).ok()?;
+        self.policies.put(saved.policy()?);
+        Some(rest)
+    }
+}
+
+impl<'a> From<&'a Policy> for Saved<'a> {
+    fn from(policy: &'a Policy) -> Saved<'a> {
+        let (jitter, jitter_percent) = match policy.terms.jitter {
+            Some(Jitter::Ms(ms)) => (Some(ms), None),
+            Some(Jitter::Percent(percent)) => (None, Some(percent)),
+            None => (None, None),
+        };
+        Saved {
+            name: &policy.name,
+            prefix: policy.prefix.as_deref(),
+            ttl: policy.terms.ttl_ms,
+            jitter,
+            jitter_percent,
+            grace: policy.terms.grace_ms,
+            negative: policy.negative_ms,
+            sliding: policy.sliding,
+            beta: policy.beta,
+            ahead_percent: policy.ahead,
+            loader: policy.loader.as_deref(),
+            pattern: policy.pattern.as_ref().map(KeyPattern::text),
+            enforce: policy.enforce as u8,
+        }
+    }
+}
+
+impl Saved<'_> {
+    /// `None`: no policy can be so.
+    fn policy(&self) -> Option<Policy> {
+        let pattern = match self.pattern {
+            Some(text) => Some(KeyPattern::parse(text)?),
+            None => None,
+        };
+        let jitter = match (self.jitter, self.jitter_percent) {
+            (None, None) => None,
+            (Some(ms), None) => Some(Jitter::Ms(ms)),
+            (None, Some(percent)) => Some(Jitter::Percent(percent)),
+            (Some(_), Some(_)) => return None,
+        };
+        let policy = Policy {
+            name: self.name.into(),
+            prefix: self.prefix.map(Box::from),
+            terms: Terms { ttl_ms: self.ttl, jitter, grace_ms: self.grace },
+            negative_ms: self.negative,
+            sliding: self.sliding,
+            beta: self.beta,
+            ahead: self.ahead_percent,
+            loader: self.loader.map(Box::from),
+            pattern,
+            enforce: *Enforce::ALL.get(usize::from(self.enforce))?,
+        };
+        policy.is_sound().then_some(policy)
+    }
+}
+
 fn is_tag(tag: &[u8]) -> bool {
     (1..=MAX_TAG_LENGTH).contains(&tag.len())
 }
@@ -251,6 +339,7 @@ mod tests {
             state.stored(&config, (i as usize % 3, key.as_bytes()), known).unwrap();
         }
         state.retire(0, b"even", UnixMs(500));
+        state.policies.put(Policy { name: b"p"[..].into(), prefix: Some(b"key:"[..].into()), ..Policy::default() });
         state.set_floor(&config, (1, b"gone"), 9, UnixMs(1_400), Some(NOW)).unwrap();
         (state, config)
     }
@@ -285,6 +374,62 @@ mod tests {
     }
 
     #[test]
+    fn policies_come_back_as_they_were_whatever_the_cap() {
+        let config = Config { policies_max: 0, ..Config::default() };
+        let mut state = State::default();
+        let full = Policy {
+            name: b"full\xff"[..].into(),
+            prefix: Some(b"user:"[..].into()),
+            terms: Terms { ttl_ms: Some(5), jitter: Some(Jitter::Percent(10)), grace_ms: Some(7) },
+            negative_ms: Some(9),
+            sliding: true,
+            beta: Some(1.5),
+            ahead: Some(20),
+            loader: Some(b"l"[..].into()),
+            pattern: KeyPattern::parse(b"user:{id}"),
+            enforce: Enforce::Reject,
+        };
+        assert!(full.is_sound());
+        let jitter = Terms { ttl_ms: Some(5), jitter: Some(Jitter::Ms(3)), grace_ms: None };
+        state.policies.put(full);
+        state.policies.put(Policy { name: b"bare"[..].into(), ..Policy::default() });
+        state.policies.put(Policy { name: b"jitter"[..].into(), terms: jitter, ..Policy::default() });
+        let mut loaded = State::default();
+        for (kind, bytes) in saved(&state) {
+            assert_eq!(State::default().load(&config, kind, &bytes[..bytes.len() - 1], NOW), None);
+            loaded.load(&config, kind, &bytes, NOW).unwrap();
+        }
+        assert!(loaded.policies.iter().eq(state.policies.iter()));
+        assert_eq!(loaded.policies.find(b"user:1").map(|policy| &*policy.name), Some(&b"full\xff"[..]));
+    }
+
+    #[test]
+    fn a_policy_that_could_not_have_been_set_is_refused() {
+        let spoiled: [fn(&mut Saved<'_>); 13] = [
+            |saved| saved.name = b"",
+            |saved| saved.ttl = Some(0),
+            |saved| saved.jitter = Some(1),
+            |saved| saved.grace = Some(1),
+            |saved| saved.negative = Some(1),
+            |saved| saved.sliding = true,
+            |saved| (saved.ttl, saved.jitter) = (Some(1), Some(-1)),
+            |saved| (saved.ttl, saved.jitter_percent) = (Some(1), Some(101)),
+            |saved| saved.beta = Some(f64::NAN),
+            |saved| saved.ahead_percent = Some(-1),
+            |saved| saved.loader = Some(b""),
+            |saved| saved.pattern = Some(b"{"),
+            |saved| saved.enforce = 3,
+        ];
+        for (number, spoil) in spoiled.into_iter().enumerate() {
+            let policy = Policy { name: b"p"[..].into(), ..Policy::default() };
+            let mut saved = Saved::from(&policy);
+            assert!(saved.policy().is_some());
+            spoil(&mut saved);
+            assert!(saved.policy().is_none(), "{number}");
+        }
+    }
+
+    #[test]
     fn nothing_to_say_is_nothing_written() {
         assert!(saved(&State::default()).is_empty());
     }
@@ -310,7 +455,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_loaded_or_refused(
-            kind in 1_u64..4,
+            kind in prop::sample::select(vec![KEYS, FLOORS, TAGS, POLICIES]),
             flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             tail in prop::collection::vec(any::<u8>(), 0..60),
         ) {

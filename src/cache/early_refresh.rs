@@ -5,6 +5,9 @@
 //! a reader refreshes when `delta * beta * -ln(u) >= time left`, `u` uniform in (0, 1], `delta` how long a load takes. That
 //! is with probability `exp(-(time left) / (beta * delta))`.
 
+/// The greatest beta.
+pub(super) const BETA_MAX: f64 = 1000.0;
+
 /// The greatest `most` to draw from: as many values as a double can tell apart in (0, 1].
 pub(super) const DRAW: u64 = (1 << 53) - 1;
 

@@ -3,6 +3,7 @@
 //! - `RETIRE unix-ms tag [tag ...]`: the keys of the tags are invalid;
 //! - `STALETAG unix-ms tag [tag ...]`: they are stale, as far as they have a grace;
 //! - `STALE soft-unix-ms key hard-unix-ms [key hard-unix-ms ...]`: a key's value is stale since then, and goes at the second moment;
+//! - `SLIDE key soft-unix-ms hard-unix-ms [...]`: a read gave the key its full time to live; both moments are the same without a grace;
 //! - `FLOOR key version until-unix-ms`: versions up to this one are refused;
 //! - `INTENT key`, `NOINTENT key`: the key is being written in the database; that is over;
 //! - `NEGATIVE key until-unix-ms [tag ...]`, `NONEGATIVE key [key ...]`: the origin has nothing of the key; that is over.
@@ -12,7 +13,7 @@ use smallvec::SmallVec;
 use super::State;
 use super::freshness::{Freshness, fingerprint};
 use super::write_options::{checked_tag, distinct_tags, parse_version};
-use super::{staleness, write_through};
+use super::{sliding, staleness, write_through};
 use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
 use crate::error::Error;
@@ -30,6 +31,8 @@ pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) ->
         })
     } else if effect.is("STALE") {
         stale(args, server)
+    } else if effect.is("SLIDE") {
+        slide(args, server)
     } else if effect.is("NEGATIVE") {
         negative(args, server)
     } else if effect.is("NONEGATIVE") {
@@ -86,6 +89,24 @@ fn stale<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
             }
         };
         staleness::apply(server, db, key.bytes, Freshness { soft, ..known }, Some(hard));
+    }
+    Ok(())
+}
+
+fn slide<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let mut keys: SmallVec<[(Arg<'_>, UnixMs, UnixMs); 8]> = SmallVec::new();
+    while let Some(key) = args.take() {
+        let (soft, hard) = (moment(args)?, moment(args)?);
+        keys.push((key, soft, hard));
+    }
+    if keys.is_empty() || keys.iter().any(|(_, soft, hard)| soft > hard) {
+        return Err(Error::BadEffect);
+    }
+    let db = server.db();
+    for (key, soft, hard) in keys {
+        if server.exists(key.bytes) {
+            sliding::apply(server, db, key.bytes, soft, hard);
+        }
     }
     Ok(())
 }
@@ -187,6 +208,12 @@ mod tests {
             "STALE 5 k",
             "STALE -1 k 5",
             "STALE 5 k x",
+            "SLIDE",
+            "SLIDE k",
+            "SLIDE k 5",
+            "SLIDE k 5 4",
+            "SLIDE k -5 4",
+            "SLIDE k 4 5 l",
             "NEGATIVE k",
             "NEGATIVE k x",
             "NONEGATIVE",

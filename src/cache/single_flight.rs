@@ -65,6 +65,11 @@ pub(super) fn busy() -> Reply<'static> {
 }
 
 impl Outcome {
+    /// Was the caller given a value that is not known to be stale? One that is stale and was to be refreshed is a `REFRESH` too.
+    pub fn is_hit(&self) -> bool {
+        matches!(self, Outcome::Hit(_) | Outcome::Refresh(..))
+    }
+
     pub fn into_reply<S: Server>(self, server: &S) -> Reply<'_> {
         let bytes = |value| Reply::Bytes(server.bytes(value));
         match self {

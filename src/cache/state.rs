@@ -13,10 +13,12 @@ use super::hot_keys::HotKeys;
 use super::intent::Intents;
 use super::leases::Leases;
 use super::loaders::Loaders;
+use super::policies::Policies;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
 use super::scan::TagInfo;
 use super::slab::Full;
+use super::sliding::Slides;
 use super::tag_index::IndexError;
 use crate::clock::UnixMs;
 use crate::config::Config;
@@ -32,6 +34,8 @@ pub struct State {
     pub(super) intents: Intents,
     pub(super) loaders: Loaders,
     pub(super) hot_keys: HotKeys,
+    pub policies: Policies,
+    pub slides: Slides,
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
     pub(super) doomed: Vec<(usize, Box<[u8]>)>,
@@ -83,6 +87,14 @@ pub struct Counters {
     pub commits_refused: u64,
     pub intents_full: u64,
     pub intent_timeouts: u64,
+    /// Writes under a name that does not fit the pattern of its policy, those among them that were refused, and policies that
+    /// were refused since there are too many.
+    pub policy_warnings: u64,
+    pub policy_rejections: u64,
+    pub policies_full: u64,
+    /// Keys whose time to live a read set back to full, and those for which there was no room to note it.
+    pub slides: u64,
+    pub slides_dropped: u64,
     /// Callers that waited, that were refused to, and that were answered by a load they did not do.
     pub waits: u64,
     pub waits_refused: u64,
@@ -206,6 +218,7 @@ impl State {
         self.leases.drop_all();
         self.loaders.drop_all();
         self.intents.demoted();
+        self.slides.demoted();
     }
 
     /// Loads that are out.
@@ -474,7 +487,7 @@ impl State {
         }
     }
 
-    /// One database (`Some`) or all of them are empty now.
+    /// One database (`Some`) or all of them are empty now. Policies are no data, and stay.
     pub fn flushed(&mut self, db: Option<usize>) {
         for db in db.map_or_else(|| self.leases.in_databases(), |db| vec![db]) {
             self.leases.void(db);
@@ -484,6 +497,7 @@ impl State {
         for began in self.intents.flushed(db) {
             self.forget_beginning(began);
         }
+        self.slides.flushed(db);
         let other = |of: usize| db.is_some_and(|db| db != of);
         self.keep_databases(|of, _| other(of));
         self.doomed.retain(|(of, _)| other(*of));
@@ -494,6 +508,7 @@ impl State {
         self.leases.void(b);
         self.hot_keys.swapped(a, b);
         self.intents.swapped(a, b);
+        self.slides.swapped(a, b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
         self.databases.extend(at_b.map(|database| (a, database)));
@@ -506,6 +521,11 @@ impl State {
                 *db
             };
         }
+    }
+
+    /// A file or a full sync is about to be loaded, or has failed: policies are what it says, and nothing else.
+    pub fn loading(&mut self) {
+        self.policies.clear();
     }
 
     /// Loading is over: metadata of keys that did not come is dropped.

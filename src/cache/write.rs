@@ -3,16 +3,15 @@
 use smallvec::{SmallVec, smallvec};
 
 use super::freshness::{Freshness, fingerprint};
-use super::single_flight;
 use super::state::Known;
-use super::write_options::{Condition, Expires, WriteOptions};
+use super::write_options::{Condition, Expires, Lifetime, WriteOptions};
+use super::{governed, single_flight};
 use crate::args::Arg;
-use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::server::{Server, Word};
 use crate::state::Dirty;
 
-/// Writes one key if NX, XX and VERSION allow. Whether it did. An error changes nothing.
+/// Writes one key if NX, XX, VERSION and its policy allow. Whether it did. An error changes nothing.
 pub(super) fn set<S: Server>(
     server: &mut S,
     key: Arg<'_>,
@@ -20,24 +19,23 @@ pub(super) fn set<S: Server>(
     options: &WriteOptions<'_>,
     command: &'static str,
 ) -> Result<bool, Error> {
-    let expires = options.expires(server.now().to_ms(), command)?;
+    let (expires, by_policy) = governed::expires(server, key, options, command)?;
     // What comes from the primary or the AOF was decided there.
     let allowed = server.replayed() || (condition_met(server, key, options) && is_newer(server, key, options));
     if !allowed {
         return Ok(false);
     }
-    let expiry = store(server, key, value, expires, options, 0)?;
+    let life = store(server, key, value, expires, options, 0)?;
     single_flight::value_came(server, key, value);
-    if options.is_absolute() {
+    if options.is_absolute() && !by_policy {
         server.replicate_verbatim();
     } else {
-        replicate(server, key, value, expiry, options);
+        replicate(server, key, value, life, options);
     }
     Ok(true)
 }
 
-/// Stores the value and what the options say of it, and answers the expiry that was drawn, without the grace. The caller
-/// replicates it. `load_us`: how long it took to load the value, if it was loaded.
+/// Stores the value and what the options say of it, and answers the expiry that was drawn. The caller replicates it. `load_us`: how long it took to load the value, if it was loaded.
 ///
 /// `IndexFull` (4 billion tagged keys) is found only here, after the value was stored, since to ask beforehand would cost
 /// every write. The key is removed then: no tag could reach it, and a miss is always right.
@@ -48,16 +46,16 @@ pub(super) fn store<S: Server>(
     expires: Option<Expires>,
     options: &WriteOptions<'_>,
     load_us: u32,
-) -> Result<Option<UnixMs>, Error> {
-    let expiry = expires.map(|expires| expires.draw(|most| server.random(most)));
+) -> Result<Option<Lifetime>, Error> {
+    let life = expires.map(|expires| expires.draw(|most| server.random(most)));
     // First the value: it is here that an old value is found to have expired, which takes its tags with it.
-    server.set_string(key, value, expiry.map(|soft| soft.plus(options.grace_ms)));
+    server.set_string(key, value, life.map(Lifetime::hard));
     let now = match options.version {
         Some(_) if !server.replayed() => Some(server.now().to_ms()),
         _ => None,
     };
     let tags: SmallVec<[&[u8]; 8]> = options.tags.iter().map(|tag| tag.bytes).collect();
-    let freshness = expiry.and_then(|soft| freshness(value.bytes, soft, options.grace_ms, load_us));
+    let freshness = life.and_then(|life| freshness(value.bytes, life, load_us));
     let db = server.db();
     let state = server.state();
     let known = Known { tags: &tags, version: options.version, now, freshness };
@@ -65,11 +63,12 @@ pub(super) fn store<S: Server>(
         server.unlink(&[key.bytes]);
         return Err(error);
     }
-    Ok(expiry)
+    Ok(life)
 }
 
 /// What there is to remember of the age of a value that expires; nothing for one without a grace that was not loaded.
-fn freshness(value: &[u8], soft: UnixMs, grace_ms: i64, load_us: u32) -> Option<Freshness> {
+fn freshness(value: &[u8], life: Lifetime, load_us: u32) -> Option<Freshness> {
+    let Lifetime { soft, grace_ms } = life;
     if grace_ms > 0 {
         Some(Freshness { soft, grace_ms, fingerprint: fingerprint(value), load_us })
     } else if load_us > 0 {
@@ -84,27 +83,27 @@ pub(super) fn replicate<S: Server>(
     server: &mut S,
     key: Arg<'_>,
     value: Arg<'_>,
-    expiry: Option<UnixMs>,
+    life: Option<Lifetime>,
     options: &WriteOptions<'_>,
 ) {
     if !server.has_audience() {
         return server.replicate_verbatim();
     }
     let mut words: SmallVec<[Word<'_>; 12]> = smallvec![Word::Arg(key), Word::Arg(value)];
-    push_options(&mut words, expiry, options);
+    push_options(&mut words, life, options);
     server.replicate("CACHE.SET", &words);
 }
 
 /// The options in absolute terms.
 pub(super) fn push_options<'a, 'b: 'a>(
     words: &mut SmallVec<[Word<'a>; 12]>,
-    expiry: Option<UnixMs>,
+    life: Option<Lifetime>,
     options: &WriteOptions<'b>,
 ) {
-    if let Some(UnixMs(at)) = expiry {
-        words.extend([Word::Text("PXAT"), Word::Int(at)]);
-        if options.grace_ms > 0 {
-            words.extend([Word::Text("GRACE"), Word::Int(options.grace_ms)]);
+    if let Some(Lifetime { soft, grace_ms }) = life {
+        words.extend([Word::Text("PXAT"), Word::Int(soft.0)]);
+        if grace_ms > 0 {
+            words.extend([Word::Text("GRACE"), Word::Int(grace_ms)]);
         }
     }
     if !options.tags.is_empty() {

@@ -1,9 +1,9 @@
-//! The options that the writing commands share: `EX|PX|EXAT|PXAT`, `JITTER`, `GRACE`, `TAGS`, `NX|XX`, `VERSION`.
+//! The options that the writing commands share: `EX|PX|EXAT|PXAT`, `JITTER`, `GRACE`, `TAGS`, `NX|XX`, `VERSION`, `POLICY`.
 
 use smallvec::SmallVec;
 
 use super::tag_index::MAX_TAGS;
-use crate::args::{Arg, Args, once};
+use crate::args::{Arg, Args, once, parse_int};
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::spec::ArgSpec;
@@ -19,12 +19,23 @@ pub struct WriteOptions<'a> {
     pub expiry: Option<Expiry>,
     pub jitter: Option<Jitter>,
     /// How long the key lives on, stale, past its expiry, in milliseconds; 0 and more.
-    pub grace_ms: i64,
+    pub grace: Option<i64>,
     /// Empty: no `TAGS`, the key ends without tags.
     pub tags: TagList<'a>,
     pub condition: Option<Condition>,
     /// At most 2^63 - 1.
     pub version: Option<u64>,
+    /// The name of the policy that is to fill in what is left out, whatever the key.
+    pub policy: Option<Arg<'a>>,
+}
+
+/// What a policy fills in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// In milliseconds, above 0.
+    pub ttl_ms: Option<i64>,
+    pub jitter: Option<Jitter>,
+    pub grace_ms: Option<i64>,
 }
 
 /// When the key shall expire, in milliseconds, always above 0.
@@ -67,13 +78,14 @@ pub(super) const TAGS_SPEC: ArgSpec =
 pub(super) const CONDITION_SPEC: ArgSpec =
     ArgSpec::one_of("condition", &[ArgSpec::word("nx", "NX"), ArgSpec::word("xx", "XX")]).optional();
 pub(super) const VERSION_SPEC: ArgSpec = ArgSpec::integer("version").token("VERSION").optional();
+pub(super) const POLICY_SPEC: ArgSpec = ArgSpec::string("policy").token("POLICY").optional();
 
 impl<'a> WriteOptions<'a> {
     /// Reads all that is left of the arguments. Words are judged first and numbers after them, as SET does, so that a
     /// misspelt option is a syntax error whatever else is wrong.
     pub fn parse(args: &mut Args<'a>) -> Result<WriteOptions<'a>, Error> {
         let (mut expiry, mut jitter, mut grace) = (None, None, None);
-        let (mut tags, mut condition, mut version) = (None, None, None);
+        let (mut tags, mut condition, mut version, mut policy) = (None, None, None, None);
         while let Some(word) = args.take() {
             if word.is("EX") || word.is("PX") || word.is("EXAT") || word.is("PXAT") {
                 once(&mut expiry, (word, args.value()?))?;
@@ -85,6 +97,8 @@ impl<'a> WriteOptions<'a> {
                 once(&mut grace, args.value()?)?;
             } else if word.is("VERSION") {
                 once(&mut version, args.value()?)?;
+            } else if word.is("POLICY") {
+                once(&mut policy, args.value()?)?;
             } else if word.is("NX") {
                 once(&mut condition, Condition::Missing)?;
             } else if word.is("XX") {
@@ -93,44 +107,46 @@ impl<'a> WriteOptions<'a> {
                 return Err(Error::Syntax);
             }
         }
-        if expiry.is_none() && (jitter.is_some() || grace.is_some()) {
-            return Err(Error::Syntax);
-        }
-        let seconds = expiry.is_some_and(|(unit, _)| unit.is("EX") || unit.is("EXAT"));
-        let expiry = expiry.map(|(unit, amount)| in_range(args, parse_expiry(unit, amount, seconds)?)).transpose()?;
-        let jitter = jitter.map(|arg| in_range(args, parse_jitter(arg, seconds)?)).transpose()?;
-        let grace = grace.map(|arg| in_range(args, parse_amount(arg, seconds)?)).transpose()?;
+        let Age { expiry, jitter, grace } = Age::parse(args, expiry, jitter, grace)?;
         Ok(WriteOptions {
             expiry,
             jitter,
-            grace_ms: grace.unwrap_or(0),
+            grace,
             tags: tags.unwrap_or_default(),
             condition,
             version: version.map(parse_version).transpose()?,
+            policy,
         })
     }
 
     /// Does the command, as it came, say all that a replica needs, with no clock and no draw?
     pub fn is_absolute(&self) -> bool {
-        !matches!(self.expiry, Some(Expiry::In(_))) && self.jitter.is_none() && self.condition.is_none()
+        let relative = matches!(self.expiry, Some(Expiry::In(_)));
+        !relative && self.jitter.is_none() && self.condition.is_none() && self.policy.is_none()
     }
 
     /// The moment of expiry and the most that may be added to it, `None` if there is no expiry. `command` is for the error,
     /// which says that the moment lies beyond the range of an integer.
     pub fn expires(&self, now: UnixMs, command: &'static str) -> Result<Option<Expires>, Error> {
-        let Some(expiry) = self.expiry else { return Ok(None) };
+        self.expires_under(Terms::default(), now, command)
+    }
+
+    /// The same where a policy fills in what is left out.
+    pub fn expires_under(&self, terms: Terms, now: UnixMs, command: &'static str) -> Result<Option<Expires>, Error> {
+        let Some(expiry) = self.expiry.or(terms.ttl_ms.map(Expiry::In)) else { return Ok(None) };
+        let grace_ms = self.grace.or(terms.grace_ms).unwrap_or(0);
         let expires = || {
             let at = match expiry {
                 Expiry::In(ms) => now.0.checked_add(ms)?,
                 Expiry::At(ms) => ms,
             };
-            let jitter = match self.jitter {
+            let jitter = match self.jitter.or(terms.jitter) {
                 None => 0,
                 Some(Jitter::Ms(most)) => most,
                 Some(Jitter::Percent(percent)) => percent_of(at.saturating_sub(now.0).max(0), percent)?,
             };
-            at.checked_add(jitter)?.checked_add(self.grace_ms)?;
-            Some(Expires { at: UnixMs(at), jitter: u64::try_from(jitter).ok()? })
+            at.checked_add(jitter)?.checked_add(grace_ms)?;
+            Some(Expires { at: UnixMs(at), jitter: u64::try_from(jitter).ok()?, grace_ms })
         };
         expires().map(Some).ok_or(Error::InvalidExpire(command))
     }
@@ -141,16 +157,63 @@ impl<'a> WriteOptions<'a> {
 pub struct Expires {
     at: UnixMs,
     jitter: u64,
+    grace_ms: i64,
+}
+
+/// The expiry of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From then on the value is stale, or gone if there is no grace.
+    pub soft: UnixMs,
+    pub grace_ms: i64,
+}
+
+impl Lifetime {
+    /// The end of the grace.
+    pub fn hard(self) -> UnixMs {
+        self.soft.plus(self.grace_ms)
+    }
 }
 
 impl Expires {
-    /// The moment for one key; `draw` answers uniformly in `0..=most`. Nothing is drawn without a jitter.
-    pub fn draw(self, draw: impl FnOnce(u64) -> u64) -> UnixMs {
-        if self.jitter == 0 {
-            return self.at;
-        }
-        self.at.plus(i64::try_from(draw(self.jitter)).unwrap_or(0))
+    /// The expiry of one key; `draw` answers uniformly in `0..=most`. Nothing is drawn without a jitter.
+    pub fn draw(self, draw: impl FnOnce(u64) -> u64) -> Lifetime {
+        let drawn = if self.jitter == 0 { 0 } else { i64::try_from(draw(self.jitter)).unwrap_or(0) };
+        Lifetime { soft: self.at.plus(drawn), grace_ms: self.grace_ms }
     }
+}
+
+/// An expiry, and the options that are in its unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Age {
+    pub expiry: Option<Expiry>,
+    pub jitter: Option<Jitter>,
+    pub grace: Option<i64>,
+}
+
+impl Age {
+    /// `expiry` is the word and the amount.
+    pub(super) fn parse(
+        args: &Args<'_>,
+        expiry: Option<(Arg<'_>, Arg<'_>)>,
+        jitter: Option<Arg<'_>>,
+        grace: Option<Arg<'_>>,
+    ) -> Result<Age, Error> {
+        if expiry.is_none() && (jitter.is_some() || grace.is_some()) {
+            return Err(Error::Syntax);
+        }
+        let seconds = expiry.is_some_and(|(unit, _)| in_seconds(unit));
+        Ok(Age {
+            expiry: expiry.map(|(unit, amount)| in_range(args, parse_expiry(unit, amount, seconds)?)).transpose()?,
+            jitter: jitter.map(|arg| in_range(args, parse_jitter(arg, seconds)?)).transpose()?,
+            grace: grace.map(|arg| in_range(args, parse_amount(arg, seconds)?)).transpose()?,
+        })
+    }
+}
+
+/// Is this word of an expiry one for seconds?
+pub(super) fn in_seconds(unit: Arg<'_>) -> bool {
+    unit.is("EX") || unit.is("EXAT")
 }
 
 /// A tag of 1 to 512 bytes.
@@ -188,12 +251,12 @@ fn counted_tags<'a>(args: &mut Args<'a>) -> Result<TagList<'a>, Error> {
 }
 
 /// What is too great in milliseconds, or an expiry that is not above 0, is an invalid expiry of the command.
-fn in_range<T>(args: &Args<'_>, amount: Option<T>) -> Result<T, Error> {
+pub(super) fn in_range<T>(args: &Args<'_>, amount: Option<T>) -> Result<T, Error> {
     amount.ok_or(Error::InvalidExpire(args.command()))
 }
 
 /// `None` if the amount is not above 0 or too great in milliseconds.
-fn parse_expiry(unit: Arg<'_>, amount: Arg<'_>, seconds: bool) -> Result<Option<Expiry>, Error> {
+pub(super) fn parse_expiry(unit: Arg<'_>, amount: Arg<'_>, seconds: bool) -> Result<Option<Expiry>, Error> {
     let Some(ms) = milliseconds(amount.int()?, seconds).filter(|&ms| ms > 0) else { return Ok(None) };
     let absolute = unit.is("EXAT") || unit.is("PXAT");
     Ok(Some(if absolute { Expiry::At(ms) } else { Expiry::In(ms) }))
@@ -201,11 +264,16 @@ fn parse_expiry(unit: Arg<'_>, amount: Arg<'_>, seconds: bool) -> Result<Option<
 
 /// `None` if the amount is too great in milliseconds.
 fn parse_jitter(arg: Arg<'_>, seconds: bool) -> Result<Option<Jitter>, Error> {
-    if let Some((b'%', digits)) = arg.bytes.split_last() {
-        let percent = crate::args::parse_int(digits).filter(|p| (0..=100).contains(p)).ok_or(Error::Percent)?;
-        return Ok(Some(Jitter::Percent(percent)));
+    if arg.bytes.last() == Some(&b'%') {
+        return Ok(Some(Jitter::Percent(parse_percent(arg.bytes, "JITTER")?)));
     }
     Ok(parse_amount(arg, seconds)?.map(Jitter::Ms))
+}
+
+/// `10%`: 0 to 100, and the sign.
+pub(super) fn parse_percent(text: &[u8], option: &'static str) -> Result<i64, Error> {
+    let percent = text.strip_suffix(b"%").and_then(parse_int);
+    percent.filter(|percent| (0..=100).contains(percent)).ok_or(Error::Percent(option))
 }
 
 /// 0 and more. `None` if it is too great in milliseconds.
@@ -287,7 +355,7 @@ mod tests {
         assert_eq!(error("EX 1 JITTER -1"), Error::NotAnInteger);
         assert_eq!(error("EX 1 JITTER 1.5"), Error::NotAnInteger);
         for line in ["EX 1 JITTER 101%", "EX 1 JITTER -1%", "EX 1 JITTER %", "EX 1 JITTER 5%%"] {
-            assert_eq!(error(line), Error::Percent, "{line}");
+            assert_eq!(error(line), Error::Percent("JITTER"), "{line}");
         }
     }
 
@@ -315,7 +383,8 @@ mod tests {
             "GRACE 5",
             "EX 1 GRACE",
             "EX 1 GRACE 5 GRACE 5",
-            "POLICY p",
+            "POLICY",
+            "POLICY p POLICY q",
             "EX 0 FOO",
         ] {
             assert_eq!(error(line), Error::Syntax, "{line}");

@@ -9,7 +9,7 @@ use super::intent::{Began, Fate, Standing};
 use super::lease::Token;
 use super::single_flight::{revoke, settle, value_came};
 use super::write::{self, condition_met, is_newer};
-use super::write_options::{Expires, WriteOptions};
+use super::write_options::{Expires, Lifetime, WriteOptions};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
@@ -171,10 +171,9 @@ fn store<S: Server>(server: &mut S, key: Arg<'_>, new: &NewValue<'_>, fate: Fate
         remove(server, key);
         return Err(Error::OutOfMemory);
     }
-    let expiry = write::store(server, key, new.value, new.expires, options, 0)?;
-    write::replicate(server, key, new.value, expiry, options);
-    let hard = expiry.map(|soft| soft.plus(options.grace_ms));
-    server.state().cache.intents.stored(db, key.bytes, options.version, hard);
+    let life = write::store(server, key, new.value, new.expires, options, 0)?;
+    write::replicate(server, key, new.value, life, options);
+    server.state().cache.intents.stored(db, key.bytes, options.version, life.map(Lifetime::hard));
     Ok(true)
 }
 

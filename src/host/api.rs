@@ -52,7 +52,7 @@ required! {
     RedisModule_Alloc, RedisModule_Calloc, RedisModule_Realloc, RedisModule_Free,
     RedisModule_AvoidReplicaTraffic, RedisModule_BlockClient, RedisModule_Call, RedisModule_CallReplyArrayElement,
     RedisModule_CallReplyStringPtr, RedisModule_CallReplyType, RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
-    RedisModule_CreateString, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DeleteKey, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
+    RedisModule_CreateString, RedisModule_CreateSubcommand, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DeleteKey, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
     RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetBlockedClientHandle,
     RedisModule_GetBlockedClientPrivateData, RedisModule_GetClientId, RedisModule_GetCommand, RedisModule_GetCommandKeys, RedisModule_GetContextFlags,
     RedisModule_GetCurrentUserName, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,

@@ -15,7 +15,7 @@ use crate::args::{Args, parse_int};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
-use crate::spec::{Access, Flag, Keys};
+use crate::spec::{Access, Family, Flag, Keys};
 
 /// The function that the server calls for the command `C`. The reply comes last: a panic before it is answered by an error
 /// and not by half a reply.
@@ -82,5 +82,8 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     }
     if C::SPEC.family.begins_loads() && (writes || C::SPEC.flags.contains(&Flag::Blocking)) {
         timer::leases_soon(ctx);
+    }
+    if !writes && C::SPEC.family == Family::Cache {
+        timer::slides_soon(ctx);
     }
 }

@@ -6,7 +6,7 @@ use std::ptr::null;
 use redis_module::raw;
 
 use super::api::{Ctx, call, has, ok};
-use crate::spec::{Access, ArgSpec, CommandSpec, Keys, Kind};
+use crate::spec::{Access, ArgSpec, CommandSpec, Container, Keys, Kind};
 
 /// The C strings and arrays that a description points into. The server copies everything.
 #[derive(Default)]
@@ -135,6 +135,28 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
         find_keys_type,
         fk,
     })
+}
+
+/// Describes a command that is nothing but its subcommands.
+pub(super) fn describe_container(ctx: Ctx, container: &Container) -> bool {
+    let mut arena = Arena::default();
+    let info = raw::RedisModuleCommandInfo {
+        version: &VERSION,
+        summary: arena.string(container.summary),
+        complexity: arena.string("Depends on subcommand."),
+        since: arena.string("0.1.0"),
+        history: std::ptr::null_mut(),
+        tips: null(),
+        arity: -2,
+        key_specs: std::ptr::null_mut(),
+        args: std::ptr::null_mut(),
+    };
+    let name = arena.string(container.name);
+    // SAFETY: the context of the load; `info` points into `arena`, which lives through the call.
+    unsafe {
+        let command = call!(RedisModule_GetCommand, ctx, name);
+        !command.is_null() && ok(call!(RedisModule_SetCommandInfo, command, &info))
+    }
 }
 
 /// Describes a registered command to the server, and puts it into its ACL categories where the server lets modules do that.

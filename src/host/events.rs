@@ -219,7 +219,11 @@ fn loading(ctx: Ctx, subevent: u64) {
         raw::REDISMODULE_SUBEVENT_LOADING_FAILED => {
             host().loading = false;
             state().flushed(None);
+            state().loading();
         }
-        _ => host().loading = true,
+        _ => {
+            host().loading = true;
+            state().loading();
+        }
     }
 }

@@ -66,6 +66,7 @@ pub(super) struct HostState {
     pub write_events: bool,
     pub reclaim_timer: bool,
     pub put_back_timer: bool,
+    pub slide_timer: bool,
     /// Looks for leases of loads that have run out.
     pub lease_alarm: Option<Alarm>,
     /// Looks at the queues of locks and limiters.

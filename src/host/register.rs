@@ -12,10 +12,10 @@ use super::main_thread::{read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
 use super::{aux, command_info, config, events, info, native_type, server_info, timer};
-use crate::commands::Command;
+use crate::commands::{CONTAINERS, Command};
 use crate::every_command;
 use crate::ratelimit::commands::Throttle;
-use crate::spec::{CommandSpec, Keys};
+use crate::spec::{CommandSpec, Container, Keys};
 
 type Entry = unsafe extern "C" fn(Ctx, *mut Str, c_int) -> c_int;
 
@@ -98,7 +98,7 @@ fn commands(ctx: Ctx) -> bool {
     macro_rules! register {
         ($($command:ty,)*) => { true $(&& add(ctx, <$command>::SPEC, entry::<$command>))* };
     }
-    let registered = every_command!(register);
+    let registered = CONTAINERS.iter().all(|container| add_container(ctx, container)) && every_command!(register);
     #[cfg(debug_assertions)]
     let registered = registered && add(ctx, &super::debug::SPEC, super::debug::entry);
     registered
@@ -123,10 +123,19 @@ fn add(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
     false
 }
 
+fn add_container(ctx: Ctx, container: &Container) -> bool {
+    let Ok(name) = CString::new(container.name) else { return false };
+    // SAFETY: the context of the load and NUL-terminated strings that the server copies. Without a function of its own a command is
+    // what its subcommands are.
+    let created = unsafe { ok(call!(RedisModule_CreateCommand, ctx, name.as_ptr(), None, c"".as_ptr(), 0, 0, 0)) };
+    created && command_info::describe_container(ctx, container)
+}
+
 fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
     let asked = matches!(spec.keys, Keys::Counted { .. }).then_some("getkeys-api");
     let flags = spec.flags.iter().map(|flag| flag.word()).chain(asked).collect::<Vec<_>>().join(" ");
-    let (Ok(name), Ok(flags)) = (CString::new(spec.name), CString::new(flags)) else { return false };
+    let (container, name) = spec.subcommand().map_or((None, spec.name), |(container, name)| (Some(container), name));
+    let (Ok(name), Ok(flags)) = (CString::new(name), CString::new(flags)) else { return false };
     let (first, last, step) = match spec.keys {
         Keys::None => (0, 0, 0),
         Keys::First => (1, 1, 1),
@@ -136,6 +145,15 @@ fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
         // What the old triple cannot say; the key spec does, and the command when it is asked.
         Keys::Counted { .. } => (0, 0, 0),
     };
+    let (name, flags, entry) = (name.as_ptr(), flags.as_ptr(), Some(entry));
     // SAFETY: the context of the load, NUL-terminated strings that the server copies, and a function with its signature.
-    ok(unsafe { call!(RedisModule_CreateCommand, ctx, name.as_ptr(), Some(entry), flags.as_ptr(), first, last, step) })
+    unsafe {
+        let Some(container) = container else {
+            return ok(call!(RedisModule_CreateCommand, ctx, name, entry, flags, first, last, step));
+        };
+        let Ok(container) = CString::new(container) else { return false };
+        let container = call!(RedisModule_GetCommand, ctx, container.as_ptr());
+        !container.is_null()
+            && ok(call!(RedisModule_CreateSubcommand, container, name, entry, flags, first, last, step))
+    }
 }

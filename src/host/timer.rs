@@ -10,15 +10,18 @@ use redis_module::raw;
 use super::api::{Ctx, call};
 use super::events;
 use super::keyspace::Running;
+use super::log::notice;
 use super::main_thread::{Alarm, HostState, host, may_write, now, state};
 use super::shell::guarded;
-use crate::cache::{due, reclaim};
+use crate::cache::{due, reclaim, slide};
 use crate::clock::UnixMs;
 
 /// How long one slice of work may hold the server.
 const SLICE: Duration = Duration::from_millis(1);
 /// How many keys are unlinked between two looks at the clock.
 const RECLAIM_BATCH: usize = 128;
+/// How many keys are given their full time to live between two looks at the clock.
+const SLIDE_BATCH: usize = 128;
 /// How many locks are put back between two looks at the clock.
 const PUT_BACK_BATCH: usize = 32;
 /// How long work waits when the server is paused, in milliseconds.
@@ -46,6 +49,7 @@ pub(super) fn begin(ctx: Ctx) {
 pub(super) fn resume(ctx: Ctx) {
     reclaim_soon(ctx);
     leases_soon(ctx);
+    slides_soon(ctx);
     if state().lock.limbo_len() > 0 || state().writebehind.limbo_len() > 0 {
         put_back_soon(ctx);
     }
@@ -158,6 +162,31 @@ pub(super) fn put_back_soon(ctx: Ctx) {
     }
 }
 
+/// A read may have noted that a key is to be given its full time to live.
+#[inline]
+pub(super) fn slides_soon(ctx: Ctx) {
+    if !state().cache.slides.is_empty() && !host().slide_timer {
+        host().slide_timer = true;
+        start(ctx, 0, on_slide);
+    }
+}
+
+unsafe extern "C" fn on_slide(ctx: Ctx, _: *mut c_void) {
+    host().slide_timer = false;
+    guarded("sliding", || {
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            host().slide_timer = true;
+            start(ctx, PAUSED_MS, on_slide);
+            return;
+        }
+        in_slices(|| slide(&mut Running::new(ctx, &[], true), SLIDE_BATCH));
+        slides_soon(ctx);
+    });
+}
+
 unsafe extern "C" fn on_reclaim(ctx: Ctx, _: *mut c_void) {
     host().reclaim_timer = false;
     guarded("the reclaimer", || {
@@ -212,6 +241,9 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
     guarded("sweeping", || {
         let moment = now().to_ms();
         state().sweep(moment, SWEEP_BUDGET);
+        if let Some(line) = state().cache.policies.log_line(moment) {
+            notice(ctx, &line);
+        }
         if may_write() {
             crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), GHOST_BUDGET);
         }

@@ -5,7 +5,7 @@ use super::record::{Entry, Mark, Op, View, Write};
 use super::{deliver, effects, keyspace};
 use crate::args::{Arg, parse_int};
 use crate::cache::behind;
-use crate::cache::{Expires, WriteOptions};
+use crate::cache::{Expires, Lifetime, WriteOptions};
 use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::fencing;
@@ -115,12 +115,12 @@ pub fn set<S: Server>(
     options: &WriteOptions<'_>,
     command: Command,
 ) -> Result<i64, Error> {
-    let expires = options.expires(server.now().to_ms(), command)?;
+    let expires = behind::expires(server, key, options, command)?;
     let plan = plan(server, queue, key)?;
     let mark = plan.mark(server)?;
-    let expiry = behind::store(server, key, value, expires, options)?;
+    let life = behind::store(server, key, value, expires, options)?;
     plan.record(server, queue, key, Write::Set(value.bytes.into()), mark)?;
-    effects::propagate_set(server, (queue, key), value, mark, &behind::words(expiry, options));
+    effects::propagate_set(server, (queue, key), value, mark, &behind::words(life, options));
     behind::value_came(server, key, value);
     deliver::serve(server, queue);
     Ok(mark.version)
@@ -145,9 +145,9 @@ pub fn increment<S: Server>(
         return Err(Error::Overflow);
     }
     let mark = plan.mark(server)?;
-    let expiry = store_number(server, key, value, cached.is_some(), expires, options)?;
+    let life = store_number(server, key, value, cached.is_some(), expires, options)?;
     plan.record(server, queue, key, Write::IncrBy { by, value }, mark)?;
-    effects::propagate_increment(server, (queue, key), (by, value), mark, &behind::words(expiry, options));
+    effects::propagate_increment(server, (queue, key), (by, value), mark, &behind::words(life, options));
     if value.is_none() {
         behind::value_unknown(server, key);
     }
@@ -179,7 +179,7 @@ pub fn store_number<S: Server>(
     is_cached: bool,
     expires: Option<Expires>,
     options: &WriteOptions<'_>,
-) -> Result<Option<UnixMs>, Error> {
+) -> Result<Option<Lifetime>, Error> {
     let Some(value) = value else {
         if is_cached {
             server.unlink(&[key.bytes]);
@@ -188,9 +188,9 @@ pub fn store_number<S: Server>(
     };
     let digits = value.to_string();
     let value = Arg::named(digits.as_bytes());
-    let expiry = behind::rewrite(server, key, value, expires, options)?;
+    let life = behind::rewrite(server, key, value, expires, options)?;
     behind::value_came(server, key, value);
-    Ok(expiry)
+    Ok(life)
 }
 
 /// WRITEBEHIND.DEL; the version.

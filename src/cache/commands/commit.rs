@@ -1,8 +1,9 @@
 //! CACHE.COMMIT
 
 use crate::args::{Arg, Args};
+use crate::cache::governed;
 use crate::cache::write_options::{
-    CONDITION_SPEC, EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions,
+    CONDITION_SPEC, EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, POLICY_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions,
 };
 use crate::cache::write_through::{self, NewValue};
 use crate::commands::Command;
@@ -46,6 +47,7 @@ impl Command for Commit {
                     TAGS_SPEC.optional(),
                     CONDITION_SPEC,
                     VERSION_SPEC,
+                    POLICY_SPEC,
                 ],
             )
             .optional(),
@@ -60,8 +62,13 @@ impl Command for Commit {
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, token, value, options } = request;
-        let expires = options.expires(server.now().to_ms(), Self::SPEC.name)?;
-        let new = value.map(|value| NewValue { value, expires, options });
+        let new = match value {
+            Some(value) => {
+                let (expires, _) = governed::expires(server, key, &options, Self::SPEC.name)?;
+                Some(NewValue { value, expires, options })
+            }
+            None => None,
+        };
         Ok(Reply::yes_no(write_through::commit(server, key, token, new.as_ref())?))
     }
 }

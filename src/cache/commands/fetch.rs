@@ -1,6 +1,9 @@
 //! CACHE.FETCH
 
 use crate::args::{Arg, Args, once};
+use crate::cache::early_refresh::BETA_MAX;
+use crate::cache::governed;
+use crate::cache::policies::Policy;
 use crate::cache::single_flight::{self, By, Outcome, Wish};
 use crate::commands::Command;
 use crate::config::Config;
@@ -13,12 +16,11 @@ pub struct Fetch;
 
 /// How long a lease lasts unless the caller says otherwise, in milliseconds.
 const LEASE_MS: i64 = 10_000;
-const BETA_MAX: f64 = 1000.0;
 
 pub(super) const LEASE_SPEC: ArgSpec = ArgSpec::integer("milliseconds").token("LEASE").optional();
 pub(super) const STALE_SPEC: ArgSpec =
     ArgSpec::one_of("stale", &[ArgSpec::word("ok", "OK"), ArgSpec::word("never", "NEVER")]).token("STALE").optional();
-pub(super) const BETA_SPEC: ArgSpec = ArgSpec::new("beta", Kind::Double).token("BETA").optional();
+pub(in crate::cache) const BETA_SPEC: ArgSpec = ArgSpec::new("beta", Kind::Double).token("BETA").optional();
 
 /// What FETCH and MFETCH ask for.
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ pub struct Options {
     wait_ms: Option<i64>,
     lease_ms: Option<i64>,
     stale_never: bool,
-    beta: f64,
+    beta: Option<f64>,
 }
 
 impl Options {
@@ -49,13 +51,19 @@ impl Options {
             wait_ms: checked_duration("WAIT", wait)?,
             lease_ms: lease.map(|arg| arg.int()).transpose()?,
             stale_never: stale.unwrap_or(false),
-            beta: beta.map(parse_beta).transpose()?.unwrap_or(0.0),
+            beta: beta.map(parse_beta).transpose()?,
         })
     }
 
     pub(super) fn wish(&self, config: &Config) -> Result<Wish<'static>, Error> {
         let lease_ms = lease_ms(self.lease_ms, config)?;
-        Ok(Wish { by: By::Caller { lease_ms }, stale_ok: !self.stale_never, beta: self.beta })
+        Ok(Wish { by: By::Caller { lease_ms }, stale_ok: !self.stale_never, beta: self.beta.unwrap_or(0.0) })
+    }
+
+    /// The same for a key of this policy.
+    pub(super) fn under(&self, policy: Option<&Policy>, wish: Wish<'static>) -> Wish<'static> {
+        let beta = self.beta.or_else(|| policy?.beta);
+        beta.map_or(wish, |beta| Wish { beta, ..wish })
     }
 }
 
@@ -82,7 +90,7 @@ pub(super) fn checked_lease(ms: i64, config: &Config) -> Result<i64, Error> {
     if range.contains(&ms) { Ok(ms) } else { Err(Error::CountRange("LEASE", 1, config.lease_max_ms)) }
 }
 
-fn parse_beta(arg: Arg<'_>) -> Result<f64, Error> {
+pub(in crate::cache) fn parse_beta(arg: Arg<'_>) -> Result<f64, Error> {
     // Digits and a point: Rust would read `inf`, `nan` and exponents too.
     let plain = arg.bytes.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
     let beta = str::from_utf8(arg.bytes).ok().filter(|_| plain).and_then(|text| text.parse::<f64>().ok());
@@ -124,8 +132,13 @@ impl Command for Fetch {
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, options } = request;
         let wish = options.wish(&server.state().config)?;
+        let policy = governed::of_read(server, key);
+        let wish = options.under(policy.as_deref(), wish);
         let found = single_flight::find(server, key, wish)?;
         let outcome = single_flight::decide(server, key, found, wish)?;
+        if outcome.is_hit() {
+            governed::was_hit(server, key, policy.as_deref());
+        }
         if let (Outcome::Busy, Some(wait_ms)) = (&outcome, options.wait_ms)
             && let Some(later) = single_flight::wait(server, key, wish, wait_ms)
         {

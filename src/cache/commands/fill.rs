@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use crate::args::{Arg, Args};
-use crate::cache::write_options::{EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions};
-use crate::cache::{fill, write};
+use crate::cache::write_options::{
+    EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, POLICY_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions,
+};
+use crate::cache::{fill, governed, write};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -42,6 +44,7 @@ impl Command for Fill {
             GRACE_SPEC,
             TAGS_SPEC.optional(),
             VERSION_SPEC,
+            POLICY_SPEC,
         ],
     };
     type Request<'a> = Request<'a>;
@@ -54,14 +57,14 @@ impl Command for Fill {
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, token, value, options } = request;
-        let expires = options.expires(server.now().to_ms(), Self::SPEC.name)?;
+        let (expires, _) = governed::expires(server, key, &options, Self::SPEC.name)?;
         let answer = fill::Answer { status: "HIT", value: Some(Rc::from(value.bytes)) };
         let Some(load) = fill::accept(server, key, token, &options.tags, options.version, &answer)? else {
             return Ok(Reply::Int(0));
         };
         let stored = write::store(server, key, value, expires, &options, fill::took_us(server, &load));
-        if let Ok(expiry) = stored {
-            write::replicate(server, key, value, expiry, &options);
+        if let Ok(life) = stored {
+            write::replicate(server, key, value, life, &options);
         }
         fill::done(server, key, &answer);
         stored.map(|_| Reply::Int(1))

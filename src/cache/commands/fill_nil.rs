@@ -3,8 +3,8 @@
 use smallvec::{SmallVec, smallvec};
 
 use crate::args::{Arg, Args};
-use crate::cache::fill;
 use crate::cache::write_options::{EXPIRY_SPEC, TAGS_SPEC, WriteOptions};
+use crate::cache::{fill, governed};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -27,28 +27,27 @@ impl Command for FillNil {
         summary: "Remembers that the origin has nothing for a key, and tells those who wait.",
         complexity: "O(N+M) where N is the number of tags and M the number of clients that wait.",
         since: "0.1.0",
-        arity: -5,
+        arity: -3,
         flags: &[Flag::Write],
         keys: Keys::First,
         access: Access::Delete,
         tips: &[],
-        args: &[ArgSpec::key(), ArgSpec::string("token"), EXPIRY_SPEC, TAGS_SPEC.optional()],
+        args: &[ArgSpec::key(), ArgSpec::string("token"), EXPIRY_SPEC.optional(), TAGS_SPEC.optional()],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (key, token) = (args.required()?, args.required()?);
         let options = WriteOptions::parse(args)?;
-        let plain = options.jitter.is_none() && options.grace_ms == 0;
-        let fits = options.expiry.is_some() && plain && options.condition.is_none() && options.version.is_none();
+        let plain = options.jitter.is_none() && options.grace.is_none() && options.policy.is_none();
+        let fits = plain && options.condition.is_none() && options.version.is_none();
         if fits { Ok(Request { key, token, options }) } else { Err(Error::Syntax) }
     }
 
     /// An old value that is still there is removed: the origin has none any more.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, token, options } = request;
-        let expires = options.expires(server.now().to_ms(), Self::SPEC.name)?;
-        let until = expires.ok_or(Error::Syntax)?.draw(|_| 0);
+        let until = governed::negative_until(server, key, &options, Self::SPEC.name)?;
         let answer = fill::Answer { status: "NONE", value: None };
         if fill::accept(server, key, token, &options.tags, None, &answer)?.is_none() {
             return Ok(Reply::Int(0));

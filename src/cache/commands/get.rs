@@ -1,6 +1,7 @@
 //! CACHE.GET
 
 use crate::args::{Arg, Args};
+use crate::cache::governed;
 use crate::cache::read::{Cached, count_read, look};
 use crate::commands::Command;
 use crate::error::Error;
@@ -15,7 +16,11 @@ pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<Str
     let cached = look(server, key)?;
     count_read(server, key);
     Ok(match cached {
-        Cached::Fresh(value) => Some(value),
+        Cached::Fresh(value) => {
+            let policy = governed::of_read(server, key);
+            governed::was_hit(server, key, policy.as_deref());
+            Some(value)
+        }
         Cached::Stale(_) | Cached::Missing | Cached::Deleted | Cached::Pending => None,
     })
 }

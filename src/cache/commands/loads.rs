@@ -16,7 +16,7 @@ const COUNT_MAX: i64 = 1_000_000;
 const NAME_MAX: usize = 512;
 
 /// The name of a loader: 1 to 512 bytes.
-pub(super) fn checked_loader(name: Arg<'_>) -> Result<Arg<'_>, Error> {
+pub(in crate::cache) fn checked_loader(name: Arg<'_>) -> Result<Arg<'_>, Error> {
     if (1..=NAME_MAX).contains(&name.bytes.len()) { Ok(name) } else { Err(Error::LoaderLength) }
 }
 

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::fetch::{BETA_SPEC, LEASE_SPEC, Options, STALE_SPEC};
 use crate::args::{Arg, Args};
-use crate::cache::single_flight;
+use crate::cache::{governed, single_flight};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -52,11 +52,17 @@ impl Command for MFetch {
         let wish = options.wish(&server.state().config)?;
         let mut found: SmallVec<[_; 16]> = SmallVec::new();
         for key in keys {
-            found.push((key, single_flight::find(server, key, wish)?));
+            let policy = governed::of_read(server, key);
+            let wish = options.under(policy.as_deref(), wish);
+            found.push((key, policy, wish, single_flight::find(server, key, wish)?));
         }
         let mut outcomes = Vec::with_capacity(found.len());
-        for (key, found) in found {
-            outcomes.push(single_flight::decide(server, key, found, wish)?);
+        for (key, policy, wish, found) in found {
+            let outcome = single_flight::decide(server, key, found, wish)?;
+            if outcome.is_hit() {
+                governed::was_hit(server, key, policy.as_deref());
+            }
+            outcomes.push(outcome);
         }
         let server = &*server;
         Ok(Reply::Array(outcomes.into_iter().map(|outcome| outcome.into_reply(server)).collect()))

@@ -15,6 +15,7 @@ pub mod loads;
 pub mod mfetch;
 pub mod mget;
 pub mod mset;
+pub mod policy;
 pub mod read;
 pub mod renew;
 pub mod rollback;

@@ -3,9 +3,8 @@
 use smallvec::SmallVec;
 
 use crate::args::{Arg, Args};
-use crate::cache::single_flight;
-use crate::cache::write;
-use crate::cache::write_options::{EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, WriteOptions};
+use crate::cache::write_options::{EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, POLICY_SPEC, TAGS_SPEC, WriteOptions};
+use crate::cache::{governed, single_flight, write};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -42,6 +41,7 @@ impl Command for MSet {
             JITTER_SPEC.optional(),
             GRACE_SPEC,
             TAGS_SPEC.optional(),
+            POLICY_SPEC,
         ],
     };
     type Request<'a> = Request<'a>;
@@ -58,15 +58,19 @@ impl Command for MSet {
         Ok(Request { pairs, options })
     }
 
-    /// A key that is named twice ends with the last value, as in MSET.
+    /// A key that is named twice ends with the last value, as in MSET. First each key is judged by its policy, so that an error
+    /// stores nothing.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { pairs, options } = request;
-        let expires = options.expires(server.now().to_ms(), Self::SPEC.name)?;
-        for pair in pairs.chunks_exact(2) {
+        let mut expires: SmallVec<[_; 8]> = SmallVec::new();
+        for key in pairs.iter().step_by(2) {
+            expires.push(governed::expires(server, *key, &options, Self::SPEC.name)?.0);
+        }
+        for (pair, expires) in pairs.chunks_exact(2).zip(expires) {
             let &[key, value] = pair else { continue };
-            let expiry = write::store(server, key, value, expires, &options, 0)?;
+            let life = write::store(server, key, value, expires, &options, 0)?;
             single_flight::value_came(server, key, value);
-            write::replicate(server, key, value, expiry, &options);
+            write::replicate(server, key, value, life, &options);
         }
         Ok(Reply::Ok)
     }

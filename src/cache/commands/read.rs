@@ -3,8 +3,8 @@
 use super::fetch::{STALE_SPEC, checked_duration, parse_stale_never};
 use super::loads::checked_loader;
 use crate::args::{Arg, Args, once};
-use crate::cache::loaders;
 use crate::cache::single_flight::{self, By, Outcome, Wish};
+use crate::cache::{governed, loaders};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -66,9 +66,14 @@ impl Command for Read {
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, loader, wait_ms, stale_never } = request;
-        let wish = Wish { by: By::Loader(loader.bytes), stale_ok: !stale_never, beta: 0.0 };
+        let policy = governed::of_read(server, key);
+        let beta = policy.as_ref().and_then(|policy| policy.beta).unwrap_or(0.0);
+        let wish = Wish { by: By::Loader(loader.bytes), stale_ok: !stale_never, beta };
         let found = single_flight::find(server, key, wish)?;
         let outcome = single_flight::decide(server, key, found, wish)?;
+        if outcome.is_hit() {
+            governed::was_hit(server, key, policy.as_deref());
+        }
         if !matches!(outcome, Outcome::Hit(_)) {
             loaders::serve(server, loader.bytes);
         }

@@ -3,7 +3,7 @@
 use crate::args::{Arg, Args};
 use crate::cache::write;
 use crate::cache::write_options::{
-    CONDITION_SPEC, EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions,
+    CONDITION_SPEC, EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, POLICY_SPEC, TAGS_SPEC, VERSION_SPEC, WriteOptions,
 };
 use crate::commands::Command;
 use crate::error::Error;
@@ -53,6 +53,7 @@ impl Command for Set {
             TAGS_SPEC.optional(),
             CONDITION_SPEC,
             VERSION_SPEC,
+            POLICY_SPEC,
         ],
     };
     type Request<'a> = Request<'a>;
@@ -212,7 +213,7 @@ mod tests {
         assert_eq!(
             Set::SPEC.syntax(),
             "CACHE.SET key value [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds] \
-             [JITTER amount | percent%] [GRACE grace] [TAGS numtags tag [tag ...]] [NX | XX] [VERSION version]"
+             [JITTER amount | percent%] [GRACE grace] [TAGS numtags tag [tag ...]] [NX | XX] [VERSION version] [POLICY policy]"
         );
     }
 }

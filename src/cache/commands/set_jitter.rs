@@ -2,7 +2,9 @@
 
 use super::set::Request;
 use crate::args::Args;
-use crate::cache::write_options::{CONDITION_SPEC, Expiry, GRACE_SPEC, JITTER_SPEC, TAGS_SPEC, VERSION_SPEC};
+use crate::cache::write_options::{
+    CONDITION_SPEC, Expiry, GRACE_SPEC, JITTER_SPEC, POLICY_SPEC, TAGS_SPEC, VERSION_SPEC,
+};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -35,6 +37,7 @@ impl Command for SetJitter {
             TAGS_SPEC.optional(),
             CONDITION_SPEC,
             VERSION_SPEC,
+            POLICY_SPEC,
         ],
     };
     type Request<'a> = Request<'a>;

@@ -1,0 +1,87 @@
+//! What the policy of a key makes of a write or a read. Where a decision of the primary is repeated no policy has a say.
+
+use std::rc::Rc;
+
+use super::policies::{Enforce, Policy};
+use super::sliding;
+use super::write_options::{Expires, Terms, WriteOptions};
+use crate::args::Arg;
+use crate::clock::UnixMs;
+use crate::error::Error;
+use crate::server::Server;
+
+/// When a value that is to be written expires, by its options and the policy of its key. Whether there is such a policy: then the
+/// command as it came does not say all.
+pub(super) fn expires<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    options: &WriteOptions<'_>,
+    command: &'static str,
+) -> Result<(Option<Expires>, bool), Error> {
+    let now = server.now().to_ms();
+    match of_write(server, key, options)? {
+        None => Ok((options.expires(now, command)?, false)),
+        Some(policy) => Ok((options.expires_under(policy.terms, now, command)?, true)),
+    }
+}
+
+/// The policy of a write: the one that it names, else that of its key. The key's name is judged by it.
+pub(super) fn of_write<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    options: &WriteOptions<'_>,
+) -> Result<Option<Rc<Policy>>, Error> {
+    let policies = &server.state().cache.policies;
+    if (policies.is_empty() && options.policy.is_none()) || server.replayed() {
+        return Ok(None);
+    }
+    let policies = &server.state().cache.policies;
+    let policy = match options.policy {
+        Some(name) => Some(policies.get(name.bytes).ok_or(Error::NoSuchPolicy)?),
+        None => policies.find(key.bytes),
+    };
+    let Some(policy) = policy.cloned() else { return Ok(None) };
+    judge_name(server, &policy, key)?;
+    Ok(Some(policy))
+}
+
+fn judge_name<S: Server>(server: &mut S, policy: &Policy, key: Arg<'_>) -> Result<(), Error> {
+    if policy.enforce == Enforce::Off || policy.pattern.as_ref().is_none_or(|pattern| pattern.fits(key.bytes)) {
+        return Ok(());
+    }
+    let cache = &mut server.state().cache;
+    if policy.enforce == Enforce::Reject {
+        cache.counters.policy_rejections = cache.counters.policy_rejections.saturating_add(1);
+        return Err(Error::KeyName(policy.name.clone()));
+    }
+    cache.counters.policy_warnings = cache.counters.policy_warnings.saturating_add(1);
+    cache.policies.misnamed(policy, key.bytes);
+    Ok(())
+}
+
+/// Until when it is remembered that the origin has nothing: by the options, else by the policy.
+pub(super) fn negative_until<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    options: &WriteOptions<'_>,
+    command: &'static str,
+) -> Result<UnixMs, Error> {
+    let policy = of_write(server, key, options)?;
+    let terms = Terms { ttl_ms: policy.and_then(|policy| policy.negative_ms), ..Terms::default() };
+    let expires = options.expires_under(terms, server.now().to_ms(), command)?;
+    Ok(expires.ok_or(Error::Syntax)?.draw(|_| 0).soft)
+}
+
+/// The policy of a key that is read.
+#[inline]
+pub(super) fn of_read<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Rc<Policy>> {
+    server.state().cache.policies.find(key.bytes).cloned()
+}
+
+/// A client was given the value of a key of this policy, which was not past its soft expiry.
+#[inline]
+pub(super) fn was_hit<S: Server>(server: &mut S, key: Arg<'_>, policy: Option<&Policy>) {
+    if let Some(policy) = policy {
+        sliding::read(server, key, policy);
+    }
+}
