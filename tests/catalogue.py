@@ -95,6 +95,7 @@ class Example:
         return [part.word for part in self.parts if isinstance(part, Key)]
 
 
+POLICY = Bounded("policy", 512)
 TOKEN = Text("0123456789abcdef-1")
 WORKER = Bounded("ann", 1024)
 LOAD_MS = Number(5000, (0, -1, 60_001, 2**63 - 1))
@@ -124,6 +125,7 @@ EXAMPLES: dict[str, Example] = {
             ("TAGS", 1, "t"),
             ("VERSION", 9),
             ("KEEPTTL",),
+            ("POLICY", "none"),
         ),
         deny_oom=True,
     ),
@@ -215,9 +217,37 @@ EXAMPLES: dict[str, Example] = {
     ),
     "CACHE.COMMIT": Example(
         (Key("string"), TOKEN, Text("value"), *PX, *GRACE, *TAGS, Option("VERSION"), VERSION),
-        once=(("PX", 1), ("EX", 1), ("GRACE", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("NX", "XX"), ("KEEPTTL",)),
+        once=(
+            *(("PX", 1), ("EX", 1), ("GRACE", 1), ("TAGS", 1, "t"), ("VERSION", 9), ("NX", "XX"), ("KEEPTTL",)),
+            ("POLICY", "none", "POLICY", "none"),
+        ),
     ),
     "CACHE.ROLLBACK": Example((Key("string"), TOKEN)),
+    "CACHE.POLICY|SET": Example(
+        (POLICY, Option("PREFIX"), Text("policy:"), *PX, Option("JITTER"), Number(10, (-1, 2**63 - 1)), *GRACE)
+        + (Option("SLIDING"), Option("NEGATIVE"), Number(10, (0, -1, 2**63 - 1)))
+        + (Option("LOADER"), Bounded("loader", 512), Option("PATTERN"), Bounded("policy:{id}", 512)),
+        once=(
+            ("PREFIX", "other"),
+            ("PX", 1),
+            ("EX", 1),
+            ("EXAT", 1),
+            ("JITTER", 1),
+            ("GRACE", 1),
+            ("SLIDING",),
+            ("NEGATIVE", 1),
+            ("BETA", 1, "BETA", 1),
+            ("AHEAD", "1%", "AHEAD", "1%"),
+            ("LOADER", "other"),
+            ("PATTERN", "other"),
+            ("ENFORCE", "WARN", "ENFORCE", "WARN"),
+            ("ENFORCE", "maybe"),
+        ),
+    ),
+    "CACHE.POLICY|GET": Example((POLICY,), writes=False),
+    "CACHE.POLICY|DEL": Example((POLICY,)),
+    "CACHE.POLICY|LIST": Example((), writes=False),
+    "CACHE.POLICY|MATCH": Example((Text("policy:1"),), writes=False),
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("SESSION",), ("PERMITS", 1), ("SHARED",), ("NX",)),
@@ -341,6 +371,20 @@ EXAMPLES: dict[str, Example] = {
     ),
 }
 
+# Commands that are nothing but their subcommands, which stand above as `CONTAINER|SUBCOMMAND`.
+CONTAINERS = {"CACHE.POLICY"}
+
+
+def typed(command: str) -> tuple[str, ...]:
+    """The name of a command as it is typed."""
+    return tuple(command.split("|"))
+
+
+def too_short(command: str) -> tuple[Word, ...]:
+    """The command with a wrong number of words."""
+    return typed(command) if EXAMPLES[command].parts else (*typed(command), MARKER)
+
+
 # In debug builds only.
 UNLISTED = {"KEYWARD.DEBUG"}
 
@@ -348,7 +392,9 @@ WORLD = ("string", "plain", "list", "lock", "limiter", "slots", "queue", "row")
 
 
 def make_world(raw: RawClient) -> None:
-    """Fills the selected database with a key of each kind, named for it."""
+    """Fills the selected database with a key of each kind, named for it, and leaves no policy."""
+    for name in raw.call("CACHE.POLICY", "LIST"):
+        raw.call("CACHE.POLICY", "DEL", name)
     for command in (
         ("CACHE.SETTAGGED", "string", "value", "EX", 5000, "TAGS", 2, "tag:1", "tag:3"),
         ("SET", "plain", "value", "EX", 5000),
@@ -378,6 +424,7 @@ def make_world(raw: RawClient) -> None:
 def see_world(raw: RawClient) -> dict[str, object]:
     """All that a client can see of the database, so that two looks can be compared."""
     seen: dict[str, object] = {"size": raw.call("DBSIZE"), "tag:2": raw.call("CACHE.TAGKEYS", "tag:2")}
+    seen["policies"] = {name: raw.call("CACHE.POLICY", "GET", name) for name in raw.call("CACHE.POLICY", "LIST")}
     for key in (*WORLD, "new", "new:2"):
         tags = raw.call("CACHE.TAGS", key)
         seen[key] = (raw.call("DUMP", key), raw.call("PEXPIRETIME", key), set(tags))

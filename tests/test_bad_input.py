@@ -6,6 +6,7 @@ import re
 import pytest
 import redis
 from catalogue import (
+    CONTAINERS,
     EXAMPLES,
     MARKER,
     NO_INTEGERS,
@@ -20,6 +21,8 @@ from catalogue import (
     assert_refused,
     make_world,
     see_world,
+    too_short,
+    typed,
 )
 from propagation import ReplicationStream
 from raw_client import ErrorReply, RawClient
@@ -41,7 +44,7 @@ def raw(server):
 def with_word(command, position, word):
     words = EXAMPLES[command].words()
     words[position] = word
-    return (command, *words)
+    return (*typed(command), *words)
 
 
 def positions(command, *kinds):
@@ -51,13 +54,13 @@ def positions(command, *kinds):
 def test_the_catalogue_is_complete(server):
     with RawClient(server) as raw:
         listed = raw.call("COMMAND", "LIST", "FILTERBY", "MODULE", "keyward")
-    assert {name.decode().upper() for name in listed} - UNLISTED == set(EXAMPLES)
+    assert {name.decode().upper() for name in listed} - UNLISTED - CONTAINERS == set(EXAMPLES)
 
 
 @every_command
 def test_the_example_of_the_catalogue_succeeds(raw, command):
     """Or the errors below would prove nothing."""
-    assert not isinstance(raw.call(command, *EXAMPLES[command].words()), ErrorReply)
+    assert not isinstance(raw.call(*typed(command), *EXAMPLES[command].words()), ErrorReply)
 
 
 @every_command
@@ -66,20 +69,21 @@ def test_too_few_or_too_many_words(server, raw, command):
     words = example.words()
     (info,) = raw.call("COMMAND", "INFO", command)
     arity = info[1]
-    calls = [(command, *words[: count - 1]) for count in range(1, abs(arity))]
+    name = typed(command)
+    calls = [(*name, *words[: count - len(name)]) for count in range(len(name), abs(arity))]
     if not example.open_ended:
-        calls.append((command, *words, MARKER))
-        calls.append((command, *words, ""))
-        calls.append((command, *words, *words))
+        calls.append((*name, *words, MARKER))
+        calls.append((*name, *words, ""))
+        calls.append((*name, *words, *(words or [MARKER])))
     assert_refused(server, raw, calls)
-    for call in calls[: abs(arity) - 1]:
+    for call in calls[: abs(arity) - len(name)]:
         assert raw.call(*call).startswith("ERR wrong number of arguments")
 
 
 @every_command
 def test_repeated_conflicting_and_unknown_options(server, raw, command):
     example = EXAMPLES[command]
-    calls = [(command, *example.words(), *option) for option in example.once]
+    calls = [(*typed(command), *example.words(), *option) for option in example.once]
     calls += [with_word(command, at, MARKER) for at in positions(command, Option)]
     assert_refused(server, raw, calls)
 
@@ -91,7 +95,7 @@ def test_words_cut_off_at_the_end(server, raw, command):
     words = EXAMPLES[command].words()
     for count in range(len(words)):
         before = see_world(raw)
-        reply = raw.call(command, *words[:count])
+        reply = raw.call(*typed(command), *words[:count])
         if isinstance(reply, ErrorReply):
             assert_clear(reply)
             assert see_world(raw) == before
@@ -205,8 +209,9 @@ def test_ten_thousand_keys(server, raw):
 
 
 def needs_words(command):
-    """Is the command alone, without any word, an error?"""
-    return not isinstance(EXAMPLES[command].parts[0], Option)
+    """Can the command have a wrong number of words? One with options alone cannot."""
+    parts = EXAMPLES[command].parts
+    return not parts or not isinstance(parts[0], Option)
 
 
 @every_command
@@ -214,7 +219,7 @@ def test_errors_in_a_transaction(server, raw, command):
     """A wrong number of words is found when it is queued; everything else stands in the reply of EXEC."""
     example = EXAMPLES[command]
     if needs_words(command):
-        queued, _, executed = raw.pipeline([("MULTI",), (command,), ("EXEC",)])
+        queued, _, executed = raw.pipeline([("MULTI",), too_short(command), ("EXEC",)])
         assert queued == "OK"
         assert_clear(executed)
         assert executed.startswith("EXECABORT")
@@ -227,13 +232,13 @@ def test_errors_in_a_transaction(server, raw, command):
     assert_clear(replies[0])
     assert replies[1] == b"on"
     assert see_world(raw) == before
-    assert not isinstance(raw.call(command, *example.words()), ErrorReply)
+    assert not isinstance(raw.call(*typed(command), *example.words()), ErrorReply)
 
 
 @every_command
 def test_errors_in_a_script(server, raw, command):
     numbers = positions(command, Number)
-    bad = with_word(command, numbers[0], MARKER) if numbers else (command,)
+    bad = with_word(command, numbers[0], MARKER) if numbers else too_short(command)
     before = see_world(raw)
     script = "local reply = redis.pcall(unpack(ARGV)) return {type(reply), reply.err}"
     kind, text = raw.call("EVAL", script, 0, *bad)
@@ -266,7 +271,7 @@ def test_on_a_replica_writes_are_refused_and_reads_are_not(replica, command):
     with RawClient(replica) as raw:
         before = see_world(raw)
         words = EXAMPLES[command].words()
-        reply = raw.call(command, *words)
+        reply = raw.call(*typed(command), *words)
         if EXAMPLES[command].writes:
             assert_clear(reply)
             assert reply.startswith("READONLY")
@@ -275,7 +280,7 @@ def test_on_a_replica_writes_are_refused_and_reads_are_not(replica, command):
         for at in positions(command, Number):
             assert_clear(raw.call(*with_word(command, at, MARKER)))
         if needs_words(command):
-            assert_clear(raw.call(command))
+            assert_clear(raw.call(*too_short(command)))
         assert see_world(raw) == before
 
 
@@ -299,7 +304,7 @@ def test_when_memory_is_full_what_adds_data_is_refused_and_nothing_else(full, co
         make_world(raw)
         raw.call("CONFIG", "SET", "maxmemory", 1)
         before = see_world(raw)
-        reply = raw.call(command, *example.words())
+        reply = raw.call(*typed(command), *example.words())
         if example.deny_oom:
             assert_clear(reply)
             assert reply.startswith("OOM ")
@@ -326,6 +331,7 @@ EFFECTS = {
     "FORGET": ("lock", 1_750_000_000_000_000),
     "RETIRE": (1_750_000_000_000, "tag:9"),
     "FLOOR": ("string", 5, 1_750_000_000_000),
+    "SLIDE": ("string", 1_750_000_000_000, 1_750_000_000_000),
     "ENTER": ("slots", "ann", 4_000_000_000_000, 1_750_000_000_000),
     "LEFT": ("slots", "ann"),
     "VALUE": ("new", "kw-limit1", b"\x01"),
