@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use super::policies::{Enforce, Policy};
-use super::sliding;
 use super::write_options::{Expires, Terms, WriteOptions};
+use super::{ahead, sliding};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
-use crate::server::Server;
+use crate::server::{Expiry, Server};
 
 /// When a value that is to be written expires, by its options and the policy of its key. Whether there is such a policy: then the
 /// command as it came does not say all.
@@ -83,5 +83,15 @@ pub(super) fn of_read<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Rc<Poli
 pub(super) fn was_hit<S: Server>(server: &mut S, key: Arg<'_>, policy: Option<&Policy>) {
     if let Some(policy) = policy {
         sliding::read(server, key, policy);
+        ahead::read(server, key, policy);
     }
+}
+
+/// When a value that was found fresh becomes stale, and when it goes; `None` if never. Whether what is remembered of its grace is about
+/// this value is not looked at: that would cost a hash of it.
+pub(super) fn ends<S: Server>(server: &mut S, key: Arg<'_>) -> Option<(UnixMs, UnixMs)> {
+    let Expiry::At(hard) = server.expiry(key) else { return None };
+    let (db, now) = (server.db(), server.now().to_ms());
+    let known = server.state().cache.freshness(db, key.bytes).filter(|known| known.soft > now);
+    Some((known.map_or(hard, |known| known.soft.min(hard)), hard))
 }

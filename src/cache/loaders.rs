@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::jobs::{Job, Jobs, Pushed, Rank, Reason};
 use super::lease::{Order, Token};
 use super::read::{Cached, look};
-use super::single_flight;
+use super::{ahead, governed, single_flight};
 use crate::args::Arg;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -151,14 +151,21 @@ fn turn<S: Server>(server: &mut S, loader: &[u8], key: &Rc<[u8]>, (wanted, _): R
     if single_flight::hold(server, name).is_some() {
         return Turn::Needless;
     }
+    let policy = if wanted == Reason::Ahead { governed::of_read(server, name) } else { None };
+    let ahead = policy.and_then(|policy| ahead::due_in(server, name, &policy));
     let reason = match look(server, name) {
         Ok(Cached::Missing) if single_flight::is_negative(server, name) => return Turn::Needless,
         Ok(Cached::Missing) => Reason::Miss,
         Ok(Cached::Stale(_)) => Reason::Stale,
+        Ok(Cached::Fresh(_)) if ahead.is_some() => Reason::Ahead,
         Ok(Cached::Fresh(_) | Cached::Deleted | Cached::Pending) | Err(_) => return Turn::Needless,
     };
     let has_value = reason != Reason::Miss;
-    let left_ms = if has_value { left_ms(server, name) } else { 0 };
+    let left_ms = match (reason, ahead) {
+        (Reason::Ahead, Some(left_ms)) => left_ms,
+        (Reason::Miss, _) => 0,
+        _ => left_ms(server, name),
+    };
     let reason = if wanted == Reason::Warm { wanted } else { reason };
     let order = Order { loader: loader.into(), reason };
     match single_flight::begin(server, name, lease_ms, has_value, Some(order)) {

@@ -1,5 +1,6 @@
 //! CACHE.*
 
+mod ahead;
 mod arena;
 pub mod behind;
 mod cohort;

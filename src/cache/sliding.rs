@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::freshness::{Freshness, fingerprint};
+use super::governed::ends;
 use super::policies::Policy;
 use crate::args::Arg;
 use crate::clock::UnixMs;
@@ -85,12 +86,10 @@ impl Slides {
 /// A client was given the fresh value of a key of this policy.
 pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>, policy: &Policy) {
     let Some(ttl_ms) = policy.terms.ttl_ms.filter(|_| policy.sliding && !server.is_replica()) else { return };
-    let Expiry::At(hard) = server.expiry(key) else { return };
+    let Some((soft, hard)) = ends(server, key) else { return };
     let (db, read_at) = (server.db(), server.now().to_ms());
     let slide = Slide { read_at, ttl_ms, seen: hard };
-    // Whether the record is about this value is looked at when it matters.
-    let graced = server.state().cache.freshness(db, key.bytes).filter(|known| known.soft > read_at);
-    if !slide.is_due(graced.map_or(hard, |known| known.soft.min(hard))) {
+    if !slide.is_due(soft) {
         return;
     }
     let state = server.state();

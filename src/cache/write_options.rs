@@ -287,7 +287,7 @@ fn milliseconds(amount: i64, seconds: bool) -> Option<i64> {
 }
 
 /// Rounded down; cannot overflow on the way for percentages up to 100.
-fn percent_of(ms: i64, percent: i64) -> Option<i64> {
+pub(super) fn percent_of(ms: i64, percent: i64) -> Option<i64> {
     i64::try_from(i128::from(ms).checked_mul(i128::from(percent))?.checked_div(100)?).ok()
 }
 

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::api::{Ctx, OK, Str, call};
 use super::command_info::access_flags;
 use super::keyspace::Running;
+use super::main_thread::state;
 use super::reply_writer::{write, write_error};
 use super::shell::guarded;
 use super::strings::bytes;
@@ -83,7 +84,9 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     if C::SPEC.family.begins_loads() && (writes || C::SPEC.flags.contains(&Flag::Blocking)) {
         timer::leases_soon(ctx);
     }
-    if !writes && C::SPEC.family == Family::Cache {
+    if !writes && C::SPEC.family == Family::Cache && !state().cache.policies.is_empty() {
+        // A read may have had its key given its full time to live, or loaded ahead.
         timer::slides_soon(ctx);
+        timer::leases_soon(ctx);
     }
 }

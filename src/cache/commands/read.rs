@@ -67,8 +67,7 @@ impl Command for Read {
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, loader, wait_ms, stale_never } = request;
         let policy = governed::of_read(server, key);
-        let beta = policy.as_ref().and_then(|policy| policy.beta).unwrap_or(0.0);
-        let wish = Wish { by: By::Loader(loader.bytes), stale_ok: !stale_never, beta };
+        let wish = Wish { by: By::Loader(loader.bytes), stale_ok: !stale_never, beta: 0.0 };
         let found = single_flight::find(server, key, wish)?;
         let outcome = single_flight::decide(server, key, found, wish)?;
         if outcome.is_hit() {
