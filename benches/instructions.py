@@ -172,6 +172,26 @@ def fetches(lab: Laboratory) -> Iterator[Figure]:
     )
 
 
+def policies(lab: Laboratory) -> Iterator[Figure]:
+    """Writes and reads of keys under a policy, with few policies and with many beside it."""
+    group, keys = "policies", [b"plain:%019d" % n for n in range(lab.requests)]
+    writes = [encode("CACHE.SET", k, VALUE, "EX", TTL) for k in keys]
+    reads = [encode("CACHE.GET", k) for k in keys]
+    with lab.anew() as alone:
+
+        def costs() -> tuple[float, float]:
+            return alone.cost(True, lambda _: writes, ok, sent(writes)), alone.cost(True, lambda _: reads, VALUE.__eq__)
+
+        base_write, base_read = costs()
+        connection, there = alone.connection(True), 0
+        for count in (1, 100, 10_000):
+            named = [(b"p%d" % n, b"kind:%05d:" % n if n else b"plain:") for n in range(there, count)]
+            connection.run([encode("CACHE.POLICY", "SET", name, "PREFIX", prefix, "EX", TTL) for name, prefix in named])
+            there, (write, read) = count, costs()
+            yield ratio(group, f"CACHE.SET under one of {count:,} policies / none", write, base_write, "no policy")
+            yield ratio(group, f"CACHE.GET under one of {count:,} policies / none", read, base_read, "no policy")
+
+
 def tagged_writes(lab: Laboratory, aof: bool) -> Iterator[Figure]:
     """SETTAGGED of new keys (a fill after a miss) and of keys that are there, against SET ... EX and the usual recipes."""
     group, bound = ("settagged-aof", 1.4) if aof else ("settagged", 1.6)

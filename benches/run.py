@@ -32,6 +32,7 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "plain": lambda: instructions.plain_commands(lab),
         "cache-get": lambda: instructions.cache_reads(lab),
         "fetch": lambda: instructions.fetches(lab),
+        "policies": lambda: instructions.policies(lab),
         "stampede": lambda: stampede.stampede(server, clients=200, rounds=2 if quick else 20),
         "hand-over": lambda: stampede.hand_over(
             server, waiters=1000, rounds=2 if quick else 20, counted_rounds=3 if quick else 9

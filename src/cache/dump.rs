@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::freshness::Freshness;
-use super::key_pattern::KeyPattern;
-use super::policies::{Enforce, Policy};
+use super::policy_dump::SavedPolicy;
 use super::tags::Invalidations;
-use super::write_options::{Jitter, MAX_TAG_LENGTH, Terms};
+use super::write_options::MAX_TAG_LENGTH;
 use crate::clock::UnixMs;
 use crate::config::Config;
 
@@ -81,30 +80,12 @@ struct Intent<'a> {
     key: &'a [u8],
 }
 
-/// Durations are in milliseconds.
-#[derive(Serialize, Deserialize)]
-struct Saved<'a> {
-    name: &'a [u8],
-    prefix: Option<&'a [u8]>,
-    ttl: Option<i64>,
-    jitter: Option<i64>,
-    jitter_percent: Option<i64>,
-    grace: Option<i64>,
-    negative: Option<i64>,
-    sliding: bool,
-    beta: Option<f64>,
-    ahead_percent: Option<i64>,
-    loader: Option<&'a [u8]>,
-    pattern: Option<&'a [u8]>,
-    enforce: u8,
-}
-
 impl State {
     /// Hands out everything that is to be saved, in chunks: kind and bytes.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
         let mut chunk = Chunk { kind: KEYS, bytes: Vec::new(), emit };
         for policy in self.policies.iter() {
-            chunk.add(POLICIES, &Saved::from(policy));
+            chunk.add(POLICIES, &SavedPolicy::from(policy));
         }
         for (db, database) in self.numbered() {
             for record in database.tags.records() {
@@ -214,68 +195,12 @@ impl State {
         self.intents.adopt(number(db)?, key);
         Some(rest)
     }
-}
 
-impl State {
     /// As many as there are: whoever saved them had room.
     fn load_policy<'a>(&mut self, _: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
-        let (saved, rest) = postcard::take_from_bytes::<Saved<'_>>(bytes).ok()?;
+        let (saved, rest) = postcard::take_from_bytes::<SavedPolicy<'_>>(bytes).ok()?;
         self.policies.put(saved.policy()?);
         Some(rest)
-    }
-}
-
-impl<'a> From<&'a Policy> for Saved<'a> {
-    fn from(policy: &'a Policy) -> Saved<'a> {
-        let (jitter, jitter_percent) = match policy.terms.jitter {
-            Some(Jitter::Ms(ms)) => (Some(ms), None),
-            Some(Jitter::Percent(percent)) => (None, Some(percent)),
-            None => (None, None),
-        };
-        Saved {
-            name: &policy.name,
-            prefix: policy.prefix.as_deref(),
-            ttl: policy.terms.ttl_ms,
-            jitter,
-            jitter_percent,
-            grace: policy.terms.grace_ms,
-            negative: policy.negative_ms,
-            sliding: policy.sliding,
-            beta: policy.beta,
-            ahead_percent: policy.ahead,
-            loader: policy.loader.as_deref(),
-            pattern: policy.pattern.as_ref().map(KeyPattern::text),
-            enforce: policy.enforce as u8,
-        }
-    }
-}
-
-impl Saved<'_> {
-    /// `None`: no policy can be so.
-    fn policy(&self) -> Option<Policy> {
-        let pattern = match self.pattern {
-            Some(text) => Some(KeyPattern::parse(text)?),
-            None => None,
-        };
-        let jitter = match (self.jitter, self.jitter_percent) {
-            (None, None) => None,
-            (Some(ms), None) => Some(Jitter::Ms(ms)),
-            (None, Some(percent)) => Some(Jitter::Percent(percent)),
-            (Some(_), Some(_)) => return None,
-        };
-        let policy = Policy {
-            name: self.name.into(),
-            prefix: self.prefix.map(Box::from),
-            terms: Terms { ttl_ms: self.ttl, jitter, grace_ms: self.grace },
-            negative_ms: self.negative,
-            sliding: self.sliding,
-            beta: self.beta,
-            ahead: self.ahead_percent,
-            loader: self.loader.map(Box::from),
-            pattern,
-            enforce: *Enforce::ALL.get(usize::from(self.enforce))?,
-        };
-        policy.is_sound().then_some(policy)
     }
 }
 
@@ -318,7 +243,10 @@ impl Chunk<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::key_pattern::KeyPattern;
+    use super::super::policies::{Enforce, Policy};
     use super::super::state::Known;
+    use super::super::write_options::{Jitter, Terms};
     use super::*;
     use crate::state::KeyEvent;
 
@@ -401,32 +329,6 @@ mod tests {
         }
         assert!(loaded.policies.iter().eq(state.policies.iter()));
         assert_eq!(loaded.policies.find(b"user:1").map(|policy| &*policy.name), Some(&b"full\xff"[..]));
-    }
-
-    #[test]
-    fn a_policy_that_could_not_have_been_set_is_refused() {
-        let spoiled: [fn(&mut Saved<'_>); 13] = [
-            |saved| saved.name = b"",
-            |saved| saved.ttl = Some(0),
-            |saved| saved.jitter = Some(1),
-            |saved| saved.grace = Some(1),
-            |saved| saved.negative = Some(1),
-            |saved| saved.sliding = true,
-            |saved| (saved.ttl, saved.jitter) = (Some(1), Some(-1)),
-            |saved| (saved.ttl, saved.jitter_percent) = (Some(1), Some(101)),
-            |saved| saved.beta = Some(f64::NAN),
-            |saved| saved.ahead_percent = Some(-1),
-            |saved| saved.loader = Some(b""),
-            |saved| saved.pattern = Some(b"{"),
-            |saved| saved.enforce = 3,
-        ];
-        for (number, spoil) in spoiled.into_iter().enumerate() {
-            let policy = Policy { name: b"p"[..].into(), ..Policy::default() };
-            let mut saved = Saved::from(&policy);
-            assert!(saved.policy().is_some());
-            spoil(&mut saved);
-            assert!(saved.policy().is_none(), "{number}");
-        }
     }
 
     #[test]

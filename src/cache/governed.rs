@@ -11,8 +11,22 @@ use crate::error::Error;
 use crate::server::{Expiry, Server};
 
 /// When a value that is to be written expires, by its options and the policy of its key. Whether there is such a policy: then the
-/// command as it came does not say all.
+/// command as it came does not say all. While there are no policies this is one test.
+#[inline]
 pub(super) fn expires<S: Server>(
+    server: &mut S,
+    key: Arg<'_>,
+    options: &WriteOptions<'_>,
+    command: &'static str,
+) -> Result<(Option<Expires>, bool), Error> {
+    if server.state().cache.policies.is_empty() && options.policy.is_none() {
+        return Ok((options.expires(server.now().to_ms(), command)?, false));
+    }
+    expires_by_policy(server, key, options, command)
+}
+
+#[inline(never)]
+fn expires_by_policy<S: Server>(
     server: &mut S,
     key: Arg<'_>,
     options: &WriteOptions<'_>,
@@ -26,13 +40,8 @@ pub(super) fn expires<S: Server>(
 }
 
 /// The policy of a write: the one that it names, else that of its key. The key's name is judged by it.
-pub(super) fn of_write<S: Server>(
-    server: &mut S,
-    key: Arg<'_>,
-    options: &WriteOptions<'_>,
-) -> Result<Option<Rc<Policy>>, Error> {
-    let policies = &server.state().cache.policies;
-    if (policies.is_empty() && options.policy.is_none()) || server.replayed() {
+fn of_write<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> Result<Option<Rc<Policy>>, Error> {
+    if server.replayed() {
         return Ok(None);
     }
     let policies = &server.state().cache.policies;
@@ -75,7 +84,22 @@ pub(super) fn negative_until<S: Server>(
 /// The policy of a key that is read.
 #[inline]
 pub(super) fn of_read<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Rc<Policy>> {
-    server.state().cache.policies.find(key.bytes).cloned()
+    let policies = &server.state().cache.policies;
+    if policies.is_empty() { None } else { policies.find(key.bytes).cloned() }
+}
+
+/// The same as [`of_read`] and [`was_hit`], for reads to which the policy says nothing else.
+#[inline]
+pub(super) fn hit<S: Server>(server: &mut S, key: Arg<'_>) {
+    if !server.state().cache.policies.is_empty() {
+        hit_under_policies(server, key);
+    }
+}
+
+#[inline(never)]
+fn hit_under_policies<S: Server>(server: &mut S, key: Arg<'_>) {
+    let policy = of_read(server, key);
+    was_hit(server, key, policy.as_deref());
 }
 
 /// A client was given the value of a key of this policy, which was not past its soft expiry.

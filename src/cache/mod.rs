@@ -25,6 +25,7 @@ mod loaders;
 mod loading;
 mod negatives;
 pub mod policies;
+mod policy_dump;
 pub mod prefix_tree;
 mod read;
 mod reclaim;

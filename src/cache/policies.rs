@@ -112,7 +112,7 @@ impl Policies {
     /// The policy of a key: the one with the longest prefix that it begins with. What this costs follows the key alone, not how
     /// many policies there are.
     pub fn find(&self, key: &[u8]) -> Option<&Rc<Policy>> {
-        if self.is_empty() { None } else { self.by_prefix.longest(key) }
+        self.by_prefix.longest(key)
     }
 
     pub fn get(&self, name: &[u8]) -> Option<&Rc<Policy>> {

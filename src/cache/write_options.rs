@@ -132,6 +132,7 @@ impl<'a> WriteOptions<'a> {
     }
 
     /// The same where a policy fills in what is left out.
+    #[inline]
     pub fn expires_under(&self, terms: Terms, now: UnixMs, command: &'static str) -> Result<Option<Expires>, Error> {
         let Some(expiry) = self.expiry.or(terms.ttl_ms.map(Expiry::In)) else { return Ok(None) };
         let grace_ms = self.grace.or(terms.grace_ms).unwrap_or(0);
@@ -193,6 +194,7 @@ pub(super) struct Age {
 
 impl Age {
     /// `expiry` is the word and the amount.
+    #[inline]
     pub(super) fn parse(
         args: &Args<'_>,
         expiry: Option<(Arg<'_>, Arg<'_>)>,
@@ -256,6 +258,7 @@ pub(super) fn in_range<T>(args: &Args<'_>, amount: Option<T>) -> Result<T, Error
 }
 
 /// `None` if the amount is not above 0 or too great in milliseconds.
+#[inline]
 pub(super) fn parse_expiry(unit: Arg<'_>, amount: Arg<'_>, seconds: bool) -> Result<Option<Expiry>, Error> {
     let Some(ms) = milliseconds(amount.int()?, seconds).filter(|&ms| ms > 0) else { return Ok(None) };
     let absolute = unit.is("EXAT") || unit.is("PXAT");

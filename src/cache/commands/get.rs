@@ -17,8 +17,7 @@ pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<Str
     count_read(server, key);
     Ok(match cached {
         Cached::Fresh(value) => {
-            let policy = governed::of_read(server, key);
-            governed::was_hit(server, key, policy.as_deref());
+            governed::hit(server, key);
             Some(value)
         }
         Cached::Stale(_) | Cached::Missing | Cached::Deleted | Cached::Pending => None,

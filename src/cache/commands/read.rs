@@ -66,12 +66,11 @@ impl Command for Read {
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let Request { key, loader, wait_ms, stale_never } = request;
-        let policy = governed::of_read(server, key);
         let wish = Wish { by: By::Loader(loader.bytes), stale_ok: !stale_never, beta: 0.0 };
         let found = single_flight::find(server, key, wish)?;
         let outcome = single_flight::decide(server, key, found, wish)?;
         if outcome.is_hit() {
-            governed::was_hit(server, key, policy.as_deref());
+            governed::hit(server, key);
         }
         if !matches!(outcome, Outcome::Hit(_)) {
             loaders::serve(server, loader.bytes);
