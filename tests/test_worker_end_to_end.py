@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,8 @@ def mortal_workers(start: Callable[[], WorkerProcess], seed: int) -> Iterator[Ca
     try:
         killer.start()
         yield let_live
+        # One that is just starting has no ear for signals yet.
+        eventually(lambda: all("working on" in worker.log() for worker in crew), timeout=SECONDS)
         for worker in crew:
             worker.process.send_signal(signal.SIGTERM)
         assert [worker.process.wait(SECONDS) for worker in crew] == [0] * WORKERS
@@ -152,10 +155,11 @@ def test_the_table_ends_with_what_was_written(make_server, database, tmp_path):
     config(server.client(), "ATTEMPTS", ATTEMPTS, queue=QUEUE)
     put(server.client(), "poison", POISON, queue=QUEUE)
     writers = [Writer(server, number, seed) for number in range(WRITERS)]
+    numbers = count()
 
     def start() -> WorkerProcess:
         options = "--queue", QUEUE, "--table", "counters", "--batch", 200, "--lease", 3000
-        return WorkerProcess(server, database, tmp_path / "workers.log", *options)
+        return WorkerProcess(server, database, tmp_path / f"worker-{next(numbers)}.log", *options)
 
     with ThreadPoolExecutor(WRITERS) as pool, mortal_workers(start, seed) as let_live:
         eventually(lambda: info(server.client(), QUEUE)["retries"], timeout=SECONDS)  # they are at work
