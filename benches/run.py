@@ -19,6 +19,7 @@ import memory
 import rate_limits
 import stalls
 import stampede
+import write_behind
 from bench_server import servers
 from figures import Figure, table
 
@@ -49,6 +50,10 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
         "lock-hand-over": lambda: chain(
             lock_hand_over.lock_hand_over(server, clients=20, rounds=2 if quick else 25),
             lock_hand_over.lock_session(server, rounds=3 if quick else 25),
+        ),
+        "writebehind": lambda: write_behind.writes(lab),
+        "next-dirty": lambda: write_behind.next_dirty(
+            server, keys=100_000 if quick else 1_000_000, rounds=3 if quick else 20
         ),
         "limiter-bytes": lambda: memory.limiter_bytes(server, seconds=3 if quick else 30),
         "entry-bytes": lambda: memory.entry_bytes(server, entries=50_000 if quick else 200_000),
