@@ -609,6 +609,22 @@ def test_a_pause_does_not_stop_reads_of_what_ran_out(make_server: Callable[..., 
         eventually(lambda: callers.call("EXISTS", "k") == 0)
 
 
+def test_what_a_queue_has_of_the_key_is_not_fresh_either(callers: Callers) -> None:
+    callers.call("WRITEBEHIND.SET", "wb", "k", "dirty")
+    callers.call("DEL", "k")
+    assert callers.call("CACHE.GET", "k") == b"dirty"
+    token = begin(callers)
+    assert callers.call("CACHE.GET", "k") is None
+    assert callers.call("CACHE.FETCH", "k") == [b"STALE", b"dirty", None]
+    waiter = callers.wait("k", "STALE", "NEVER")
+    callers.call("WRITEBEHIND.DEL", "wb", "k")
+    assert callers.call("CACHE.FETCH", "k") == BUSY
+    assert not waiter.is_answered(), "what becomes of the write is not known"
+    assert callers.call("CACHE.ROLLBACK", "k", token) == 1
+    assert waiter.read() == NONE
+    assert callers.call("CACHE.FETCH", "k") == NONE
+
+
 def test_many_writers_at_once(server: Server) -> None:
     """When all are done the cache has the row as it is, or nothing."""
     writes, lock = [0], threading.Lock()

@@ -118,11 +118,14 @@ pub fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>) {
     single_flight::value_came(server, key, value);
 }
 
-/// There is no value any more: those who wait are told, and no load matters.
+/// There is no value any more: those who wait are told, and no load matters. Unless the key is being written in the database: then
+/// they wait for the end of that.
 pub fn value_gone<S: Server>(server: &mut S, key: Arg<'_>) {
-    single_flight::answer_all(server, key.bytes, None, "NONE", None);
     let db = server.db();
-    server.state().cache.leases.forget(db, key.bytes);
+    if !server.state().cache.intents.holds(db, key.bytes) {
+        single_flight::answer_all(server, key.bytes, None, "NONE", None);
+        server.state().cache.leases.forget(db, key.bytes);
+    }
 }
 
 /// Nobody knows the value until the origin has the change: what is loaded now must not be stored.

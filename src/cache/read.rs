@@ -26,7 +26,8 @@ pub(super) enum Cached {
 
 /// Looks a string key up. `WrongType` if it holds something else. What a write-behind queue has of the key is newer than what
 /// the origin has, so it stands in for a value that is gone or stale; and while the key is deleted by it, or nobody knows the
-/// value, there is none.
+/// value, there is none. Unless the key is being written in the database besides: then no value is fresh, and none is known to be
+/// gone.
 pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     if !server.state().any_dirty() {
         return look_cached(server, key);
@@ -34,7 +35,11 @@ pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Er
     let db = server.db();
     if server.state().hides(db, key.bytes) {
         let deleted = server.state().dirty(db, key.bytes) == Some(Dirty::Deleted);
-        return Ok(if deleted { Cached::Deleted } else { Cached::Pending });
+        return Ok(match (deleted, standing(server, key)) {
+            (true, Standing::Open) => Cached::Missing,
+            (true, _) => Cached::Deleted,
+            (false, _) => Cached::Pending,
+        });
     }
     let cached = look_cached(server, key)?;
     if matches!(cached, Cached::Fresh(_)) {
@@ -44,7 +49,8 @@ pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Er
         Some(Dirty::Value(value)) => value.into_owned(),
         _ => return Ok(cached),
     };
-    Ok(Cached::Fresh(server.hold(value)))
+    let value = server.hold(value);
+    Ok(if standing(server, key) == Standing::Open { Cached::Stale(value) } else { Cached::Fresh(value) })
 }
 
 /// The same without regard to the queues.
