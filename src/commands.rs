@@ -57,6 +57,11 @@ macro_rules! every_command {
             $crate::cache::commands::policy::Delete,
             $crate::cache::commands::policy::List,
             $crate::cache::commands::policy::Match,
+            $crate::cache::commands::rule::Set,
+            $crate::cache::commands::rule::Get,
+            $crate::cache::commands::rule::Delete,
+            $crate::cache::commands::rule::List,
+            $crate::cache::commands::emit::Emit,
             $crate::lock::commands::Acquire,
             $crate::lock::commands::Release,
             $crate::lock::commands::Extend,
@@ -92,7 +97,8 @@ macro_rules! every_command {
 }
 
 /// Every command that has subcommands. They are in the list above.
-pub static CONTAINERS: &[Container] = &[crate::cache::commands::policy::CONTAINER];
+pub static CONTAINERS: &[Container] =
+    &[crate::cache::commands::policy::CONTAINER, crate::cache::commands::rule::CONTAINER];
 
 /// The SPEC of every command, in the order of registration.
 pub fn specs() -> Vec<&'static CommandSpec> {

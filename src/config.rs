@@ -16,6 +16,8 @@ pub struct Config {
     pub fence_tags_max: i64,
     pub intents_max: i64,
     pub policies_max: i64,
+    pub rules_max: i64,
+    pub emit_max_keys: i64,
     pub slides_max: i64,
     pub save_metadata: bool,
     pub cl_throttle: &'static str,
@@ -135,6 +137,18 @@ pub static SETTINGS: &[Setting] = &[
         mutable: true,
     },
     Setting {
+        name: "rules-max",
+        summary: "How many events may have a rule. Beyond it CACHE.RULE SET of another one is refused.",
+        kind: Kind::Int { default: 1000, min: 0, max: 1_000_000, field: |c| &mut c.rules_max },
+        mutable: true,
+    },
+    Setting {
+        name: "emit-max-keys",
+        summary: "How many keys and tags one event (CACHE.EMIT) may name. One that names more is refused.",
+        kind: Kind::Int { default: 1000, min: 1, max: 1_000_000, field: |c| &mut c.emit_max_keys },
+        mutable: true,
+    },
+    Setting {
         name: "slides-max",
         summary: "How many keys that were read may wait for their full time to live (SLIDING), as they do while the server may not write. \
                   Beyond it the time to live of a key that is read stays as it is.",
@@ -143,7 +157,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "save-metadata",
-        summary: "Whether RDB files carry policies, tags, version floors, soft expiries, negative answers, intents and the fencing reserve. With no, they are gone after a restart \
+        summary: "Whether RDB files carry policies, rules, tags, version floors, soft expiries, negative answers, intents and the fencing reserve. With no, they are gone after a restart \
                   and missing on replicas; see docs/removing.md.",
         kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
         mutable: false,
@@ -173,6 +187,8 @@ impl Default for Config {
             fence_tags_max: 0,
             intents_max: 0,
             policies_max: 0,
+            rules_max: 0,
+            emit_max_keys: 0,
             slides_max: 0,
             save_metadata: false,
             cl_throttle: "",

@@ -59,6 +59,16 @@ pub enum Error {
     PrefixLength,
     /// The name of a key does not match the pattern of this policy.
     KeyName(Box<[u8]>),
+    EventLength,
+    EventData,
+    EventDataLength,
+    /// How many keys and tags an event may name.
+    EventTooLarge(usize),
+    /// The event, and the path of the field.
+    NeedsField(Box<[u8]>, Box<str>),
+    Template,
+    TemplateCount,
+    TooManyRules,
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
 }
@@ -126,6 +136,21 @@ impl fmt::Display for Error {
             Error::PrefixLength => f.write_str("ERR PREFIX must be at most 512 bytes"),
             // The operator's own word, but it goes into a line of the protocol.
             Error::KeyName(policy) => write!(f, "ERR key name does not match policy '{}'", policy.escape_ascii()),
+            Error::EventLength => f.write_str("ERR event must be 1 to 512 bytes"),
+            Error::EventData => f.write_str("ERR data of an event must be valid JSON, nested at most 127 deep"),
+            Error::EventDataLength => f.write_str("ERR data of an event must be at most 1048576 bytes"),
+            Error::EventTooLarge(max) => {
+                write!(f, "ERR an event may name at most {max} keys and tags, of at most 16777216 bytes together")
+            }
+            // As for the name of a policy.
+            Error::NeedsField(event, path) => {
+                write!(f, "ERR event '{}' needs field '{}'", event.escape_ascii(), path.as_bytes().escape_ascii())
+            }
+            Error::Template => {
+                f.write_str("ERR a template must be 1 to 512 bytes, with placeholders like {user.id} or {items[].id}")
+            }
+            Error::TemplateCount => f.write_str("ERR number of templates must be 1 to 64"),
+            Error::TooManyRules => f.write_str("ERR too many rules"),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }
     }

@@ -101,6 +101,12 @@ pub static SECTIONS: &[Section] = &[
                 "Writes refused since the key does not match the pattern: ENFORCE reject.",
                 |s| s.cache.counters.policy_rejections,
             ),
+            gauge("cache_rules", "Events that have a rule.", |s| size(s.cache.rules.len())),
+            counter("cache_rules_full", "Rules that were refused: rules-max.", |s| s.cache.counters.rules_full),
+            counter("cache_events", "Events that were emitted.", |s| s.cache.counters.events),
+            counter("cache_events_without_rule", "Events that were emitted and have no rule.", |s| {
+                s.cache.counters.events_without_rule
+            }),
             counter("cache_slides", "Keys whose time to live a read set back to full.", |s| s.cache.counters.slides),
             gauge("cache_slides_pending", "Keys that were read and wait for that.", |s| size(s.cache.slides.len())),
             counter("cache_slides_dropped", "Reads that did not: slides-max.", |s| s.cache.counters.slides_dropped),

@@ -31,6 +31,12 @@ class Text(NamedTuple):
     word: Word
 
 
+class Data(NamedTuple):
+    """Bytes of a form of their own: JSON."""
+
+    word: Word
+
+
 class Bounded(NamedTuple):
     """Bytes with a least and a greatest length: tags and owners."""
 
@@ -96,6 +102,8 @@ class Example:
 
 
 POLICY = Bounded("policy", 512)
+EVENT = Bounded("event", 512)
+TEMPLATE_COUNT = Number(1, (0, -1, 65, 2**63 - 1))
 TOKEN = Text("0123456789abcdef-1")
 WORKER = Bounded("ann", 1024)
 LOAD_MS = Number(5000, (0, -1, 60_001, 2**63 - 1))
@@ -248,6 +256,15 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.POLICY|DEL": Example((POLICY,)),
     "CACHE.POLICY|LIST": Example((), writes=False),
     "CACHE.POLICY|MATCH": Example((Text("policy:1"),), writes=False),
+    "CACHE.RULE|SET": Example(
+        (EVENT, Option("KEYS"), TEMPLATE_COUNT, Bounded("key:{id}", 512))
+        + (Option("TAGS"), TEMPLATE_COUNT, Bounded("tag:{items[].id}", 512)),
+        once=(("KEYS", 1, "other"), ("TAGS", 1, "other"), ("PREFIX", "other")),
+    ),
+    "CACHE.RULE|GET": Example((EVENT,), writes=False),
+    "CACHE.RULE|DEL": Example((EVENT,)),
+    "CACHE.RULE|LIST": Example((), writes=False),
+    "CACHE.EMIT": Example((EVENT, Data("{}"))),
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),
         once=(("PX", 1), ("EX", 1), ("REENTRANT",), ("SESSION",), ("PERMITS", 1), ("SHARED",), ("NX",)),
@@ -372,7 +389,7 @@ EXAMPLES: dict[str, Example] = {
 }
 
 # Commands that are nothing but their subcommands, which stand above as `CONTAINER|SUBCOMMAND`.
-CONTAINERS = {"CACHE.POLICY"}
+CONTAINERS = {"CACHE.POLICY", "CACHE.RULE"}
 
 
 def typed(command: str) -> tuple[str, ...]:
@@ -392,9 +409,10 @@ WORLD = ("string", "plain", "list", "lock", "limiter", "slots", "queue", "row")
 
 
 def make_world(raw: RawClient) -> None:
-    """Fills the selected database with a key of each kind, named for it, and leaves no policy."""
-    for name in raw.call("CACHE.POLICY", "LIST"):
-        raw.call("CACHE.POLICY", "DEL", name)
+    """Fills the selected database with a key of each kind, named for it, and leaves no policy and no rule."""
+    for container in CONTAINERS:
+        for name in raw.call(container, "LIST"):
+            raw.call(container, "DEL", name)
     for command in (
         ("CACHE.SETTAGGED", "string", "value", "EX", 5000, "TAGS", 2, "tag:1", "tag:3"),
         ("SET", "plain", "value", "EX", 5000),
@@ -424,7 +442,8 @@ def make_world(raw: RawClient) -> None:
 def see_world(raw: RawClient) -> dict[str, object]:
     """All that a client can see of the database, so that two looks can be compared."""
     seen: dict[str, object] = {"size": raw.call("DBSIZE"), "tag:2": raw.call("CACHE.TAGKEYS", "tag:2")}
-    seen["policies"] = {name: raw.call("CACHE.POLICY", "GET", name) for name in raw.call("CACHE.POLICY", "LIST")}
+    for container in CONTAINERS:
+        seen[container] = {name: raw.call(container, "GET", name) for name in raw.call(container, "LIST")}
     for key in (*WORLD, "new", "new:2"):
         tags = raw.call("CACHE.TAGS", key)
         seen[key] = (raw.call("DUMP", key), raw.call("PEXPIRETIME", key), set(tags))

@@ -57,9 +57,10 @@ def server(_shared_server: _SharedServer) -> Iterator[Server]:
     server = _shared_server.get()
     with server.client() as client:
         client.flushall()
-        # Policies are no data, and stay.
-        for name in client.execute_command("CACHE.POLICY", "LIST"):
-            client.execute_command("CACHE.POLICY", "DEL", name)
+        # Policies and rules are no data, and stay.
+        for container in ("CACHE.POLICY", "CACHE.RULE"):
+            for name in client.execute_command(container, "LIST"):
+                client.execute_command(container, "DEL", name)
     yield server
     server.close_clients()
     server.check()

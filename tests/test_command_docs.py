@@ -22,10 +22,15 @@ every_command = pytest.mark.parametrize("command", EXAMPLES)
 # The contract: how clients fan out commands that name no keys.
 FAN_OUT = {
     "CACHE.INVALIDATETAG": {"request_policy:all_shards", "response_policy:agg_sum"},
+    "CACHE.EMIT": {"request_policy:all_shards", "response_policy:agg_sum"},
+    "CACHE.RULE|SET": {"request_policy:all_shards", "response_policy:all_succeeded"},
+    "CACHE.RULE|DEL": {"request_policy:all_shards", "response_policy:all_succeeded"},
     "CACHE.POLICY|SET": {"request_policy:all_shards", "response_policy:all_succeeded"},
     "CACHE.POLICY|DEL": {"request_policy:all_shards", "response_policy:all_succeeded"},
 }
-ADMIN = {"LOCK.FORCE", "KEYWARD.APPLY", "CACHE.POLICY|SET", "CACHE.POLICY|DEL"}
+ADMIN = {"LOCK.FORCE", "KEYWARD.APPLY"} | {
+    f"CACHE.{word}" for word in ("POLICY|SET", "POLICY|DEL", "RULE|SET", "RULE|DEL")
+}
 FAMILIES = {
     "CACHE": "@cache",
     "LOCK": "@lock",

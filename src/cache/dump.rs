@@ -1,5 +1,5 @@
 //! What RDB files carry of the cache family: tags, version floors, the history of invalidated tags, soft expiries, negative
-//! answers, which keys are being written in the database, and the policies of the server.
+//! answers, which keys are being written in the database, and the policies and rules of the server.
 //!
 //! A chunk is a kind and up to about 64 KiB of records of that kind, one after the other in postcard's format. Records
 //! come before the keys and wait until their key has come; what is left over is dropped at the end of loading.
@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use super::freshness::Freshness;
 use super::policy_dump::SavedPolicy;
+use super::rules::Rule;
 use super::tags::Invalidations;
+use super::template::Template;
 use super::write_options::MAX_TAG_LENGTH;
 use crate::clock::UnixMs;
 use crate::config::Config;
@@ -22,6 +24,7 @@ const FRESHNESS: u64 = 4;
 const NEGATIVES: u64 = 5;
 const INTENTS: u64 = 6;
 const POLICIES: u64 = 7;
+const RULES: u64 = 8;
 
 /// A chunk is written when it is at least this long.
 const CHUNK: usize = 64 * 1024;
@@ -80,12 +83,25 @@ struct Intent<'a> {
     key: &'a [u8],
 }
 
+/// The templates as they were written.
+#[derive(Serialize, Deserialize)]
+struct SavedRule<'a> {
+    event: &'a [u8],
+    #[serde(borrow)]
+    keys: Vec<&'a [u8]>,
+    #[serde(borrow)]
+    tags: Vec<&'a [u8]>,
+}
+
 impl State {
     /// Hands out everything that is to be saved, in chunks: kind and bytes.
     pub fn save(&self, emit: &mut dyn FnMut(u64, &[u8])) {
         let mut chunk = Chunk { kind: KEYS, bytes: Vec::new(), emit };
         for policy in self.policies.iter() {
             chunk.add(POLICIES, &SavedPolicy::from(policy));
+        }
+        for Rule { event, keys, tags, .. } in self.rules.iter() {
+            chunk.add(RULES, &SavedRule { event, keys: texts(keys), tags: texts(tags) });
         }
         for (db, database) in self.numbered() {
             for record in database.tags.records() {
@@ -127,6 +143,7 @@ impl State {
             NEGATIVES => State::load_negative,
             INTENTS => State::load_intent,
             POLICIES => State::load_policy,
+            RULES => State::load_rule,
             _ => return Some(()),
         };
         while !bytes.is_empty() {
@@ -202,6 +219,17 @@ impl State {
         self.policies.put(saved.policy()?);
         Some(rest)
     }
+
+    /// As many as there are, too.
+    fn load_rule<'a>(&mut self, _: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
+        let (SavedRule { event, keys, tags }, rest) = postcard::take_from_bytes(bytes).ok()?;
+        self.rules.put(Rule::new(event, keys, tags).ok()?);
+        Some(rest)
+    }
+}
+
+fn texts(templates: &[Template]) -> Vec<&[u8]> {
+    templates.iter().map(Template::text).collect()
 }
 
 fn is_tag(tag: &[u8]) -> bool {
@@ -268,6 +296,7 @@ mod tests {
         }
         state.retire(0, b"even", UnixMs(500));
         state.policies.put(Policy { name: b"p"[..].into(), prefix: Some(b"key:"[..].into()), ..Policy::default() });
+        state.rules.put(Rule::new(b"e", [&b"k:{id}"[..]], [&b"t:{a[].b}"[..]]).unwrap());
         state.set_floor(&config, (1, b"gone"), 9, UnixMs(1_400), Some(NOW)).unwrap();
         (state, config)
     }
@@ -332,6 +361,22 @@ mod tests {
     }
 
     #[test]
+    fn rules_come_back_as_they_were_and_bad_ones_are_refused() {
+        let mut state = State::default();
+        state.rules.put(Rule::new(b"e\xff", [&b"k:{id}"[..], b"\x00"], [&b"t:{a[].b}"[..]]).unwrap());
+        state.rules.put(Rule::new(b"f", [], [&b"t"[..]]).unwrap());
+        let mut loaded = State::default();
+        for (kind, bytes) in saved(&state) {
+            loaded.load(&Config::default(), kind, &bytes, NOW).unwrap();
+        }
+        assert!(loaded.rules.iter().eq(state.rules.iter()) && loaded.rules.len() == 2);
+        for (event, keys) in [(&b""[..], vec![&b"k"[..]]), (b"e", vec![b"{"]), (b"e", vec![])] {
+            let bytes = postcard::to_extend(&SavedRule { event, keys, tags: vec![] }, Vec::new()).unwrap();
+            assert_eq!(State::default().load(&Config::default(), RULES, &bytes, NOW), None);
+        }
+    }
+
+    #[test]
     fn nothing_to_say_is_nothing_written() {
         assert!(saved(&State::default()).is_empty());
     }
@@ -357,7 +402,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_loaded_or_refused(
-            kind in prop::sample::select(vec![KEYS, FLOORS, TAGS, POLICIES]),
+            kind in prop::sample::select(vec![KEYS, FLOORS, TAGS, POLICIES, RULES]),
             flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             tail in prop::collection::vec(any::<u8>(), 0..60),
         ) {

@@ -16,6 +16,7 @@ use super::loaders::Loaders;
 use super::policies::Policies;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
+use super::rules::Rules;
 use super::scan::TagInfo;
 use super::slab::Full;
 use super::sliding::Slides;
@@ -35,6 +36,7 @@ pub struct State {
     pub(super) loaders: Loaders,
     pub(super) hot_keys: HotKeys,
     pub policies: Policies,
+    pub rules: Rules,
     pub slides: Slides,
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
@@ -92,6 +94,10 @@ pub struct Counters {
     pub policy_warnings: u64,
     pub policy_rejections: u64,
     pub policies_full: u64,
+    /// Events that were emitted, those among them that had no rule, and rules that were refused since there are too many.
+    pub events: u64,
+    pub events_without_rule: u64,
+    pub rules_full: u64,
     /// Keys whose time to live a read set back to full, and those for which there was no room to note it.
     pub slides: u64,
     pub slides_dropped: u64,
@@ -487,7 +493,7 @@ impl State {
         }
     }
 
-    /// One database (`Some`) or all of them are empty now. Policies are no data, and stay.
+    /// One database (`Some`) or all of them are empty now. Policies and rules are no data, and stay.
     pub fn flushed(&mut self, db: Option<usize>) {
         for db in db.map_or_else(|| self.leases.in_databases(), |db| vec![db]) {
             self.leases.void(db);
@@ -523,9 +529,10 @@ impl State {
         }
     }
 
-    /// A file or a full sync is about to be loaded, or has failed: policies are what it says, and nothing else.
+    /// A file or a full sync is about to be loaded, or has failed: policies and rules are what it says, and nothing else.
     pub fn loading(&mut self) {
         self.policies.clear();
+        self.rules.clear();
     }
 
     /// Loading is over: metadata of keys that did not come is dropped.

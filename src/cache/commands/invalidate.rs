@@ -3,8 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::args::Args;
-use crate::cache::reclaim::BATCH;
-use crate::cache::single_flight;
+use crate::cache::invalidate;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -41,27 +40,8 @@ impl Command for Invalidate {
         parse_names(args)
     }
 
-    /// Keys that a tag invalidated before are removed too, but were counted then.
     fn run<'s, S: Server>(keys: Names<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let db = server.db();
-        single_flight::revoke(server, &keys);
-        let cache = &server.state().cache;
-        let (retired, live): (Names<'_>, Names<'_>) = if cache.has_retired() {
-            keys.into_iter().partition(|key| cache.is_retired(db, key))
-        } else {
-            (Names::new(), keys)
-        };
-        for batch in retired.chunks(BATCH) {
-            server.unlink(batch);
-        }
-        let mut removed: usize = 0;
-        for batch in live.chunks(BATCH) {
-            removed = removed.saturating_add(server.unlink(batch));
-        }
-        let counters = &mut server.state().cache.counters;
-        counters.invalidations = counters.invalidations.saturating_add(removed as u64);
-        counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);
-        Ok(Reply::count(removed))
+        Ok(Reply::count(invalidate::keys(server, &keys)))
     }
 }
 

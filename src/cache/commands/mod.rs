@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod commit;
+pub mod emit;
 pub mod fail;
 pub mod fetch;
 pub mod fill;
@@ -19,6 +20,7 @@ pub mod policy;
 pub mod read;
 pub mod renew;
 pub mod rollback;
+pub mod rule;
 pub mod set;
 pub mod set_jitter;
 pub mod set_tagged;
