@@ -125,7 +125,7 @@ impl FakeServer {
         let after = self.state.key_event(event, self.db, key, self.now.to_ms(), self.replayed);
         let Aftermath { forget_lock, forget_queue, .. } = after;
         if let Some(token) = forget_lock {
-            crate::lock::effects::propagate_forget(self, key, token);
+            crate::lock::effects::tell_gone(self, event, key, token);
         }
         if let Some(token) = forget_queue {
             crate::writebehind::effects::propagate_forget(self, key, token);
@@ -181,6 +181,33 @@ impl FakeServer {
     pub fn send(&mut self, words: Vec<Vec<u8>>) {
         self.replicated.push(words);
         self.replicated_in.push(self.db);
+    }
+
+    /// `event`: what is told of each key besides `del`.
+    fn unlink_each(&mut self, keys: &[&[u8]], event: Option<&'static CStr>) -> usize {
+        let mut unlinked: Vec<Vec<u8>> = vec![b"UNLINK".to_vec()];
+        for key in keys {
+            self.expire_if_due(key);
+            if self.take(&(self.db, key.to_vec())).is_some() {
+                unlinked.push(key.to_vec());
+                self.event(KeyEvent::Deleted, key);
+                if let Some(event) = event {
+                    self.announce(event, Arg::named(key));
+                }
+            }
+        }
+        let count = unlinked.len().saturating_sub(1);
+        if count > 0 {
+            self.send(unlinked);
+        }
+        count
+    }
+
+    /// The module's own notifications as lines, and forgets them.
+    pub fn take_announced(&mut self) -> Vec<String> {
+        let line =
+            |(event, key): (CString, Vec<u8>)| format!("{} {}", event.to_string_lossy(), String::from_utf8_lossy(&key));
+        self.announced.drain(..).map(line).collect()
     }
 
     fn id(&self, key: Arg<'_>) -> (usize, Vec<u8>) {
@@ -315,19 +342,11 @@ impl Server for FakeServer {
     }
 
     fn unlink(&mut self, keys: &[&[u8]]) -> usize {
-        let mut unlinked: Vec<Vec<u8>> = vec![b"UNLINK".to_vec()];
-        for key in keys {
-            self.expire_if_due(key);
-            if self.take(&(self.db, key.to_vec())).is_some() {
-                unlinked.push(key.to_vec());
-                self.event(KeyEvent::Deleted, key);
-            }
-        }
-        let count = unlinked.len().saturating_sub(1);
-        if count > 0 {
-            self.send(unlinked);
-        }
-        count
+        self.unlink_each(keys, None)
+    }
+
+    fn invalidate(&mut self, keys: &[&[u8]]) -> usize {
+        self.unlink_each(keys, Some(c"cache.invalidate"))
     }
 
     fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error> {
@@ -347,7 +366,9 @@ impl Server for FakeServer {
     fn changed(&mut self, _key: Arg<'_>) {}
 
     fn announce(&mut self, event: &'static CStr, key: Arg<'_>) {
-        self.announced.push((event.to_owned(), key.bytes.to_vec()));
+        if !self.replayed {
+            self.announced.push((event.to_owned(), key.bytes.to_vec()));
+        }
     }
 
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {

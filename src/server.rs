@@ -139,6 +139,9 @@ pub trait Server {
     /// Unlinks keys, fires `del` for each that was there, and replicates that. The number of keys that were there.
     fn unlink(&mut self, keys: &[&[u8]]) -> usize;
 
+    /// The same, and fires `cache.invalidate` for each key that was there.
+    fn invalidate(&mut self, keys: &[&[u8]]) -> usize;
+
     /// The key's value of a type of ours, `None` if there is no such key, `WrongType` if it holds something else.
     /// A change made through it must be followed by [`Server::changed`].
     fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error>;
@@ -149,7 +152,8 @@ pub trait Server {
     /// The value was changed in place: WATCH and client-side caches are told.
     fn changed(&mut self, key: Arg<'_>);
 
-    /// Fires a keyspace notification of the module's own.
+    /// Fires a keyspace notification of the module's own, where the change was decided: not on a replica that follows, nor while a
+    /// file is loaded.
     fn announce(&mut self, event: &'static CStr, key: Arg<'_>);
 
     /// Sets the expiry of an existing key. Fires no event; does not replicate.

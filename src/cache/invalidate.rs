@@ -21,11 +21,11 @@ pub(super) fn keys<S: Server>(server: &mut S, keys: &[&[u8]]) -> usize {
         (Names::new(), SmallVec::from_slice(keys))
     };
     for batch in retired.chunks(BATCH) {
-        server.unlink(batch);
+        server.invalidate(batch);
     }
     let mut removed: usize = 0;
     for batch in live.chunks(BATCH) {
-        removed = removed.saturating_add(server.unlink(batch));
+        removed = removed.saturating_add(server.invalidate(batch));
     }
     let counters = &mut server.state().cache.counters;
     counters.invalidations = counters.invalidations.saturating_add(removed as u64);

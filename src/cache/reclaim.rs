@@ -92,7 +92,7 @@ pub(super) fn remove<S: Server>(server: &mut S, db: usize, keys: &[&[u8]]) -> us
     let mut removed: usize = 0;
     for batch in keys.chunks(BATCH) {
         server.state().cache.reclaiming = true;
-        removed = removed.saturating_add(server.unlink(batch));
+        removed = removed.saturating_add(server.invalidate(batch));
         server.state().cache.reclaiming = false;
         for key in batch {
             forget_if_gone(server, db, key);

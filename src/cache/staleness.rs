@@ -35,6 +35,7 @@ pub(super) fn make_stale<S: Server>(server: &mut S, keys: &[&[u8]], at: UnixMs) 
             Verdict::Removed => removed.push(key),
             Verdict::Stale(fresh, hard) => {
                 apply(server, db, key, fresh, Some(hard));
+                server.announce(c"cache.stale", Arg::named(key));
                 words.extend([Word::Bytes(key), Word::Int(hard.0)]);
                 count = count.saturating_add(1);
             }

@@ -63,6 +63,7 @@ pub(super) fn store<S: Server>(
         server.unlink(&[key.bytes]);
         return Err(error);
     }
+    server.announce(c"cache.set", key);
     Ok(life)
 }
 

@@ -187,7 +187,7 @@ fn tag_was_invalidated<S: Server>(server: &mut S, began: Began, options: &WriteO
 /// Removes the key as an invalidation does: no load and no other intent that is under way may store.
 fn remove<S: Server>(server: &mut S, key: Arg<'_>) {
     revoke(server, &[key.bytes]);
-    server.unlink(&[key.bytes]);
+    server.invalidate(&[key.bytes]);
 }
 
 /// Makes the key visible again if its last intent is over. Whether it is visible.

@@ -55,7 +55,7 @@ required! {
     RedisModule_CreateString, RedisModule_CreateSubcommand, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DeleteKey, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
     RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetBlockedClientHandle,
     RedisModule_GetBlockedClientPrivateData, RedisModule_GetClientId, RedisModule_GetCommand, RedisModule_GetCommandKeys, RedisModule_GetContextFlags,
-    RedisModule_GetCurrentUserName, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,
+    RedisModule_GetCurrentUserName, RedisModule_GetNotifyKeyspaceEvents, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,
     RedisModule_GetModuleUserFromUserName,
     RedisModule_FreeModuleUser, RedisModule_ACLCheckKeyPermissions, RedisModule_GetSelectedDb,
     RedisModule_InfoAddFieldULongLong, RedisModule_InfoAddSection, RedisModule_IsIOError, RedisModule_IsKeysPositionRequest, RedisModule_KeyAtPosWithFlags,

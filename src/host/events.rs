@@ -128,7 +128,7 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     let Aftermath { forget_lock, forget_queue, put_back_soon } =
         state().key_event(event, db(ctx), key, now().to_ms(), replayed);
     if let Some(token) = forget_lock {
-        crate::lock::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);
+        crate::lock::effects::tell_gone(&mut Running::new(ctx, &[], true), event, key, token);
     }
     if let Some(token) = forget_queue {
         crate::writebehind::effects::propagate_forget(&mut Running::new(ctx, &[], true), key, token);

@@ -26,6 +26,8 @@ const WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
 const NO_TOUCH: c_int = raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int;
 const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
 const MODULE: c_int = raw::REDISMODULE_KEYTYPE_MODULE as c_int;
+/// The class of keyspace notifications that are a module's own, `d`.
+const OWN_EVENTS: c_int = raw::REDISMODULE_NOTIFY_MODULE;
 
 /// The server during one callback.
 pub(super) struct Running<'a> {
@@ -374,16 +376,11 @@ impl Server for Running<'_> {
     }
 
     fn unlink(&mut self, keys: &[&[u8]]) -> usize {
-        self.close();
-        let mut unlinked: Vec<OwnedString> = Vec::with_capacity(keys.len());
-        for key in keys {
-            let name = OwnedString::new(key);
-            if self.unlink_one(name.raw()) {
-                unlinked.push(name);
-            }
-        }
-        replicate::unlinked(self.ctx, &unlinked);
-        unlinked.len()
+        self.unlink_each(keys, None)
+    }
+
+    fn invalidate(&mut self, keys: &[&[u8]]) -> usize {
+        self.unlink_each(keys, Some(c"cache.invalidate"))
     }
 
     fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error> {
@@ -419,9 +416,11 @@ impl Server for Running<'_> {
     }
 
     fn announce(&mut self, event: &'static CStr, key: Arg<'_>) {
-        self.close();
-        let name = OwnedString::new(key.bytes);
-        self.notify(raw::REDISMODULE_NOTIFY_MODULE as c_int, event, name.raw());
+        if self.is_heard() {
+            self.close();
+            let name = OwnedString::new(key.bytes);
+            self.notify(OWN_EVENTS, event, name.raw());
+        }
     }
 
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {
@@ -484,6 +483,34 @@ impl Running<'_> {
             call!(RedisModule_FreeCallReply, reply);
         }
         true
+    }
+
+    /// Would anybody hear of an event of ours? The server builds a context for each before it looks whether it is to publish it.
+    /// Of other modules that listen it cannot be known.
+    #[inline]
+    fn is_heard(&self) -> bool {
+        // SAFETY: takes no argument.
+        let classes = unsafe { call!(RedisModule_GetNotifyKeyspaceEvents) };
+        let ways = raw::REDISMODULE_NOTIFY_KEYSPACE | raw::REDISMODULE_NOTIFY_KEYEVENT;
+        classes & OWN_EVENTS != 0 && classes & ways != 0 && !self.replayed()
+    }
+
+    /// `event`: what is told of each key besides `del`.
+    fn unlink_each(&mut self, keys: &[&[u8]], event: Option<&CStr>) -> usize {
+        self.close();
+        let mut unlinked: Vec<OwnedString> = Vec::with_capacity(keys.len());
+        let event = event.filter(|_| self.is_heard());
+        for key in keys {
+            let name = OwnedString::new(key);
+            if self.unlink_one(name.raw()) {
+                if let Some(event) = event {
+                    self.notify(OWN_EVENTS, event, name.raw());
+                }
+                unlinked.push(name);
+            }
+        }
+        replicate::unlinked(self.ctx, &unlinked);
+        unlinked.len()
     }
 
     /// Unlinks a key that may be anywhere: unlike a call of UNLINK this works across slots in a cluster.

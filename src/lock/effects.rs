@@ -18,6 +18,7 @@ use crate::lock::holders::{Holder, Standing};
 use crate::lock::keyspace;
 use crate::lock::record::{Mode, Record};
 use crate::server::{Server, Word};
+use crate::state::KeyEvent;
 
 const APPLY: &str = "KEYWARD.APPLY";
 
@@ -75,9 +76,16 @@ pub fn propagate_put_back<S: Server>(server: &mut S, key: &[u8], token: i64) {
     server.replicate(APPLY, &[Word::Text("PUTBACK"), Word::Bytes(key), Word::Int(token)]);
 }
 
-/// The lock is gone: to be sent when [`crate::state::Aftermath`] says so.
 pub fn propagate_forget<S: Server>(server: &mut S, key: &[u8], token: i64) {
     server.replicate(APPLY, &[Word::Text("FORGET"), Word::Bytes(key), Word::Int(token)]);
+}
+
+/// The lock is gone by this event: for when [`crate::state::Aftermath`] says so.
+pub fn tell_gone<S: Server>(server: &mut S, event: KeyEvent, key: &[u8], token: i64) {
+    propagate_forget(server, key, token);
+    if event == KeyEvent::Expired {
+        server.announce(c"lock.expired", Arg::named(key));
+    }
 }
 
 /// Applies `effect` if it is one of this family's; `None` if it is not.

@@ -81,7 +81,7 @@ fn acquire_now<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, waited:
             let token = fencing::next_token(server)?;
             let standing = standing(wish, token, now, 1);
             keyspace::join(server, key, mode, holder(wish, standing)?)?;
-            count_grant(server);
+            granted(server, key);
             effects::propagate_hold(server, key, owner, mode, standing);
             return Ok(Some(token));
         }
@@ -111,14 +111,15 @@ fn holder(wish: &Wish<'_>, standing: Standing) -> Result<Holder, Error> {
 fn give<S: Server>(server: &mut S, key: Arg<'_>, wish: &Wish<'_>, standing: Standing) -> Result<(), Error> {
     let record = Record::new(wish.mode, holder(wish, standing)?).ok_or(Error::BadEffect)?;
     keyspace::store(server, key, record)?;
-    count_grant(server);
+    granted(server, key);
     effects::propagate_lock(server, key, wish.owner, wish.mode, standing);
     Ok(())
 }
 
-fn count_grant<S: Server>(server: &mut S) {
+fn granted<S: Server>(server: &mut S, key: Arg<'_>) {
     let counters = &mut server.state().lock.counters;
     counters.grants = counters.grants.saturating_add(1);
+    server.announce(c"lock.acquire", key);
 }
 
 /// Tries to get all of these locks, or none.
@@ -335,6 +336,28 @@ mod tests {
 
     fn waits(server: &mut FakeServer, words: &str) {
         assert_eq!(server.call::<Acquire>(&format!("lock.acquire job {words} PX 60000 WAIT 0")), Ok(Reply::Later));
+    }
+
+    #[test]
+    fn grants_releases_and_leases_that_end_are_told_and_nothing_else() {
+        let mut server = contended(&["bob"]);
+        server.call::<Acquire>("lock.acquire job ann PX 90000 REENTRANT").unwrap();
+        server.call::<Acquire>("lock.acquire job cy PX 90000").unwrap();
+        server.call::<Release>("lock.release job cy").unwrap();
+        server.call::<Release>("lock.release job ann").unwrap();
+        assert_eq!(server.take_announced(), ["lock.acquire job"], "a hold more or less is the same lock");
+        server.call::<Release>("lock.release job ann").unwrap();
+        assert_eq!(server.take_announced(), ["lock.release job", "lock.acquire job"]);
+        server.advance_ms(60_000);
+        server.call::<Acquire>("lock.acquire job dan PX 10 SHARED").unwrap();
+        server.call::<Acquire>("lock.acquire job eve PX 20 SHARED").unwrap();
+        assert_eq!(server.take_announced(), ["lock.expired job", "lock.acquire job", "lock.acquire job"]);
+        server.advance_ms(10);
+        server.call::<Acquire>("lock.acquire job fay PX 20 SHARED").unwrap();
+        assert_eq!(server.take_announced(), ["lock.expired job", "lock.acquire job"]);
+        server.replayed = true;
+        server.call::<Release>("lock.release job fay").unwrap();
+        assert!(server.take_announced().is_empty(), "told where it was decided");
     }
 
     #[test]

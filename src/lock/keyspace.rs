@@ -39,6 +39,9 @@ pub fn open<S: Server, T>(
         server.state().lock.holders_left(db, key.bytes, &over, (before, after));
         let tokens: Vec<i64> = over.iter().map(|holder| holder.standing.token).collect();
         effects::propagate_leave(server, key, &tokens);
+        for _ in &tokens {
+            server.announce(c"lock.expired", key);
+        }
     }
     Ok(Some(acted))
 }
@@ -52,11 +55,16 @@ pub fn store<S: Server>(server: &mut S, key: Arg<'_>, record: Record) -> Result<
     if !is_there {
         server.put_native(key, Lock::Held(record), deadline);
     } else if let Some(lock) = server.native::<Lock>(key)? {
-        if let Some(old) = lock.replace(record) {
-            server.state().lock.left(db, key.bytes, &old);
+        let old = lock.replace(record);
+        if let Some(old) = &old {
+            server.state().lock.left(db, key.bytes, old);
         }
         server.set_expiry(key, deadline);
         server.changed(key);
+        let now = server.now().to_ms();
+        if old.is_some_and(|old| !old.held(Some(now))) {
+            server.announce(c"lock.expired", key);
+        }
     }
     Ok(())
 }
@@ -122,11 +130,13 @@ pub fn release<S: Server>(
             server.state().lock.holders_left(db, key.bytes, gone.as_slice(), (before, after));
             server.set_expiry(key, Some(deadline));
             server.changed(key);
+            server.announce(c"lock.release", key);
         }
         Released::Last => {
             // Out of the value first: what is unlinked with a record in it was deleted by somebody else.
             let record = lock.take();
             drop_taken(server, key, record);
+            server.announce(c"lock.release", key);
         }
     }
     Ok(released)
@@ -193,5 +203,8 @@ fn recall_from_limbo<S: Server>(server: &mut S, key: Arg<'_>) {
         server.state().lock.queues.look_at(db, key.bytes);
         server.state().lock.count_forgotten();
         effects::propagate_forget(server, key.bytes, token);
+        if !taken {
+            server.announce(c"lock.expired", key);
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Command for FillNil {
         if fill::accept(server, key, token, &options.tags, None, &answer)?.is_none() {
             return Ok(Reply::Int(0));
         }
-        server.unlink(&[key.bytes]);
+        server.invalidate(&[key.bytes]);
         let tags: SmallVec<[&[u8]; 8]> = options.tags.iter().map(|tag| tag.bytes).collect();
         let db = server.db();
         let state = server.state();

@@ -52,7 +52,7 @@ impl Command for Floor {
             return Ok(Reply::Int(0));
         }
         single_flight::revoke(server, &[key.bytes]);
-        let removed = server.unlink(&[key.bytes]);
+        let removed = server.invalidate(&[key.bytes]);
         let counters = &mut server.state().cache.counters;
         counters.invalidations = counters.invalidations.saturating_add(removed as u64);
         counters.invalidated_keys = counters.invalidated_keys.saturating_add(removed as u64);

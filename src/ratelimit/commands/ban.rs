@@ -72,6 +72,7 @@ impl Command for Ban {
             }
         }
         ban.replicate(key, server);
+        server.announce(c"ratelimit.ban", key);
         // It may end earlier than the one before it.
         waiting::serve(server, key);
         Ok(Reply::Ok)
