@@ -62,6 +62,8 @@ macro_rules! every_command {
             $crate::cache::commands::rule::Delete,
             $crate::cache::commands::rule::List,
             $crate::cache::commands::emit::Emit,
+            $crate::cache::commands::explain::Explain,
+            $crate::cache::commands::stats::Stats,
             $crate::lock::commands::Acquire,
             $crate::lock::commands::Release,
             $crate::lock::commands::Extend,

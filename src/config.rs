@@ -18,6 +18,7 @@ pub struct Config {
     pub policies_max: i64,
     pub rules_max: i64,
     pub emit_max_keys: i64,
+    pub explain_history_max: i64,
     pub slides_max: i64,
     pub save_metadata: bool,
     pub cl_throttle: &'static str,
@@ -149,6 +150,12 @@ pub static SETTINGS: &[Setting] = &[
         mutable: true,
     },
     Setting {
+        name: "explain-history-max",
+        summary: "Of how many keys that went it is remembered why, for CACHE.EXPLAIN; the oldest go first. Each takes 48 bytes.",
+        kind: Kind::Int { default: 10_000, min: 0, max: 100_000, field: |c| &mut c.explain_history_max },
+        mutable: true,
+    },
+    Setting {
         name: "slides-max",
         summary: "How many keys that were read may wait for their full time to live (SLIDING), as they do while the server may not write. \
                   Beyond it the time to live of a key that is read stays as it is.",
@@ -189,6 +196,7 @@ impl Default for Config {
             policies_max: 0,
             rules_max: 0,
             emit_max_keys: 0,
+            explain_history_max: 0,
             slides_max: 0,
             save_metadata: false,
             cl_throttle: "",

@@ -107,6 +107,10 @@ pub static SECTIONS: &[Section] = &[
             counter("cache_events_without_rule", "Events that were emitted and have no rule.", |s| {
                 s.cache.counters.events_without_rule
             }),
+            gauge("cache_departures", "Keys of which it is remembered why they went: explain-history-max.", |s| {
+                size(s.cache.departures().0)
+            }),
+            gauge("cache_departures_bytes", "Memory of that, part of used_memory.", |s| size(s.cache.departures().1)),
             counter("cache_slides", "Keys whose time to live a read set back to full.", |s| s.cache.counters.slides),
             gauge("cache_slides_pending", "Keys that were read and wait for that.", |s| size(s.cache.slides.len())),
             counter("cache_slides_dropped", "Reads that did not: slides-max.", |s| s.cache.counters.slides_dropped),

@@ -15,6 +15,8 @@ pub enum Reply<'a> {
     /// Null in RESP3, the null bulk string in RESP2.
     Nil,
     Int(i64),
+    /// A double in RESP3, its text in RESP2.
+    Double(f64),
     /// A fixed-position array of integers; inline, since the limiter answers one on every call.
     Ints(SmallVec<[i64; 8]>),
     Bytes(&'a [u8]),

@@ -57,6 +57,16 @@ impl State {
     /// The key changed under us. Called after the change, also for changes by our own commands. `replayed`: the change
     /// comes from the primary or the AOF, so that a DEL may be an eviction there.
     pub fn key_event(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
+        self.cache.departs(&self.config, event, db, key, now);
+        self.followed(event, db, key, now, replayed)
+    }
+
+    /// A key of our own was deleted by a command of ours, a released lock say, and nobody will ask why.
+    pub fn own_key_deleted(&mut self, db: usize, key: &[u8], now: UnixMs, replayed: bool) {
+        self.followed(KeyEvent::Deleted, db, key, now, replayed);
+    }
+
+    fn followed(&mut self, event: KeyEvent, db: usize, key: &[u8], now: UnixMs, replayed: bool) -> Aftermath {
         self.cache.key_event(&self.config, event, db, key, now);
         self.ratelimit.key_event(event, db, key, now);
         let lock = self.lock.key_event(event, db, key, now, replayed);

@@ -264,6 +264,8 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.RULE|GET": Example((EVENT,), writes=False),
     "CACHE.RULE|DEL": Example((EVENT,)),
     "CACHE.RULE|LIST": Example((), writes=False),
+    "CACHE.EXPLAIN": Example((Key("string"),), writes=False),
+    "CACHE.STATS": Example((), writes=False),
     "CACHE.EMIT": Example((EVENT, Data("{}"))),
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),

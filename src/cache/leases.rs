@@ -137,6 +137,11 @@ impl Leases {
         Some(Hold::Failed(Rc::clone(&failure.message)))
     }
 
+    /// When the live lease of the key runs out.
+    pub fn deadline(&self, db: usize, key: &[u8]) -> Option<UnixMs> {
+        Some(self.flight(db, key)?.live.as_ref()?.deadline)
+    }
+
     /// Gives out a lease of a key that has none; `None` if `max` are out.
     pub fn begin(&mut self, db: usize, key: &[u8], terms: Terms, max: usize) -> Option<Token> {
         if self.len() >= max {

@@ -6,6 +6,7 @@ pub mod behind;
 mod cohort;
 pub mod commands;
 mod database;
+mod departures;
 mod dump;
 mod early_refresh;
 pub mod effects;

@@ -48,6 +48,16 @@ impl TagIndex {
         if self.has_retired() { self.look_up_retired(key) } else { None }
     }
 
+    /// A tag whose invalidation took the key.
+    pub(super) fn retired_by(&self, key: &[u8]) -> Option<&[u8]> {
+        if !self.has_retired() {
+            return None;
+        }
+        let id = self.find(self.hash(key), key)?;
+        let cohort = self.memberships(id).map(|of| of.cohort).find(|&cohort| self.tags.is_retired(cohort))?;
+        Some(self.tags.name_of(cohort))
+    }
+
     /// The number of the last retirement of any tag.
     pub fn retirements(&self) -> u64 {
         self.tags.retirements()

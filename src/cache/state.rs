@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 use super::database::{Database, bound};
+use super::departures::{Departures, Why};
 use super::freshness::Freshness;
 use super::hot_keys::HotKeys;
 use super::intent::Intents;
@@ -37,6 +38,9 @@ pub struct State {
     pub(super) hot_keys: HotKeys,
     pub policies: Policies,
     pub rules: Rules,
+    pub(super) departures: Departures,
+    /// The event that removes keys just now.
+    pub(super) emitting: Option<Box<[u8]>>,
     pub slides: Slides,
     pub counters: Counters,
     /// Keys whose tags found no room when they were renamed or loaded. No tag would reach them, so they are removed.
@@ -257,6 +261,11 @@ impl State {
         self.leases.remembered_tags()
     }
 
+    /// Keys of which it is remembered why they went, and the bytes held for that.
+    pub fn departures(&self) -> (usize, usize) {
+        (self.departures.len(), self.departures.memory())
+    }
+
     pub fn negatives(&self) -> usize {
         self.databases.values().map(|database| database.negatives.len()).sum()
     }
@@ -428,6 +437,25 @@ impl State {
         }
     }
 
+    /// For CACHE.EXPLAIN. A key that an invalidation of a tag took before goes by that, whatever removes it in the end.
+    #[inline]
+    pub fn departs(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
+        let why = match event {
+            KeyEvent::Expired => Why::Expired,
+            KeyEvent::Evicted => Why::Evicted,
+            KeyEvent::Deleted => match &self.emitting {
+                Some(event) => Why::Event(event),
+                None if self.maybe_retired => {
+                    let tag = self.databases.get(&db).and_then(|database| database.tags.retired_by(key));
+                    tag.map_or(Why::Deleted, Why::Tag)
+                }
+                None => Why::Deleted,
+            },
+            KeyEvent::Replaced | KeyEvent::Written | KeyEvent::Loaded => return,
+        };
+        self.departures.note(bound(config.explain_history_max), db, key, why, now);
+    }
+
     pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
         self.revoking_event(event, db, key, now);
         let Some(database) = self.databases.get_mut(&db) else { return };
@@ -504,6 +532,7 @@ impl State {
             self.forget_beginning(began);
         }
         self.slides.flushed(db);
+        self.departures.flushed(db);
         let other = |of: usize| db.is_some_and(|db| db != of);
         self.keep_databases(|of, _| other(of));
         self.doomed.retain(|(of, _)| other(*of));
@@ -515,6 +544,7 @@ impl State {
         self.hot_keys.swapped(a, b);
         self.intents.swapped(a, b);
         self.slides.swapped(a, b);
+        self.departures.swapped(a, b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
         self.databases.extend(at_b.map(|database| (a, database)));
@@ -544,6 +574,7 @@ impl State {
 
     /// Caps that became smaller take effect, bit by bit where far more is held.
     pub fn config_changed(&mut self, config: &Config) {
+        self.departures.limit(bound(config.explain_history_max));
         for database in self.databases.values_mut() {
             database.limit(config);
         }

@@ -63,7 +63,7 @@ required! {
     RedisModule_Log, RedisModule_LogIOError, RedisModule_ModuleTypeGetType, RedisModule_ModuleTypeGetValue,
     RedisModule_ModuleTypeSetValue, RedisModule_NotifyKeyspaceEvent, RedisModule_OpenKey, RedisModule_RegisterBoolConfig,
     RedisModule_RegisterEnumConfig, RedisModule_RegisterInfoFunc, RedisModule_RegisterNumericConfig, RedisModule_Replicate,
-    RedisModule_ReplicateVerbatim, RedisModule_ReplyWithArray, RedisModule_ReplyWithCallReply, RedisModule_ReplyWithError, RedisModule_ReplyWithLongLong,
+    RedisModule_ReplicateVerbatim, RedisModule_ReplyWithArray, RedisModule_ReplyWithCallReply, RedisModule_ReplyWithDouble, RedisModule_ReplyWithError, RedisModule_ReplyWithLongLong,
     RedisModule_ReplyWithMap, RedisModule_ReplyWithNull, RedisModule_ReplyWithSet, RedisModule_ReplyWithSimpleString,
     RedisModule_ReplyWithStringBuffer, RedisModule_SaveStringBuffer, RedisModule_SaveUnsigned, RedisModule_SelectDb,
     RedisModule_SetAbsExpire, RedisModule_SetCommandInfo, RedisModule_SetDisconnectCallback, RedisModule_SetExpire,

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::native::NativeValue;
 use crate::reply::Reply;
 use crate::server::{Expiry, Permission, Server, StringValue, UserName, Waiter, Word};
-use crate::state::{KeyEvent, State};
+use crate::state::State;
 
 const READ: c_int = raw::REDISMODULE_READ as c_int;
 const WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
@@ -446,7 +446,7 @@ impl Server for Running<'_> {
         let name = open.name();
         self.signal(name);
         let (db, moment) = (self.db(), self.now().to_ms());
-        state().key_event(KeyEvent::Deleted, db, key.bytes, moment, self.replayed());
+        state().own_key_deleted(db, key.bytes, moment, self.replayed());
         true
     }
 

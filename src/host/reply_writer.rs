@@ -21,6 +21,9 @@ pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
             Reply::Int(n) => {
                 call!(RedisModule_ReplyWithLongLong, ctx, n);
             }
+            Reply::Double(n) => {
+                call!(RedisModule_ReplyWithDouble, ctx, n);
+            }
             Reply::Ints(numbers) => {
                 call!(RedisModule_ReplyWithArray, ctx, length(numbers.len()));
                 for n in &numbers {

@@ -72,8 +72,10 @@ impl Command for Emit {
         counters.events_without_rule = counters.events_without_rule.saturating_add(u64::from(rule.is_none()));
         let keys: SmallVec<[&[u8]; 16]> = names.keys.iter().map(|key| &**key).collect();
         let tags: SmallVec<[Arg<'_>; 8]> = names.tags.iter().map(|tag| Arg::named(tag)).collect();
-        let by_key = invalidate::keys(server, &keys);
-        Ok(Reply::count(by_key.saturating_add(invalidate::tags(server, &tags))))
+        server.state().cache.emitting = Some(event.bytes.into());
+        let removed = invalidate::keys(server, &keys).saturating_add(invalidate::tags(server, &tags));
+        server.state().cache.emitting = None;
+        Ok(Reply::count(removed))
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod commit;
 pub mod emit;
+pub mod explain;
 pub mod fail;
 pub mod fetch;
 pub mod fill;
@@ -26,6 +27,7 @@ pub mod set_jitter;
 pub mod set_tagged;
 pub mod stale;
 pub mod stale_tag;
+pub mod stats;
 pub mod tag;
 pub mod tag_info;
 pub mod tag_keys;

@@ -36,36 +36,38 @@ impl Command for Ttl {
         if args.left() > 0 { Err(Error::WrongArity(args.command())) } else { Ok(key) }
     }
 
-    /// `[soft, hard]`: the two differ while the value has a grace, and while it is being written in the database.
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let (db, now) = (server.db(), server.now().to_ms());
-        // A dirty value is there until the origin has it.
-        let kept = match server.state().dirty(db, key.bytes) {
-            Some(Dirty::Value(_)) => Some(-1),
-            Some(Dirty::Deleted | Dirty::Unknown) => return Ok(both(-2)),
-            None => None,
-        };
-        let standing = write_through::standing(server, key);
-        if server.state().cache.is_retired(db, key.bytes) || standing == Standing::RunOut {
-            return Ok(both(kept.unwrap_or(-2)));
-        }
-        let hard = match server.expiry(key) {
-            Expiry::NoKey => return Ok(both(kept.unwrap_or(-2))),
-            Expiry::Never => None,
-            Expiry::At(at) => Some(at.since(now).max(0)),
-        };
-        if standing == Standing::Open {
-            return Ok(Reply::Ints(smallvec![0, hard.unwrap_or(-1)]));
-        }
-        let soft = soft_expiry(server, key).map(|soft| soft.since(now).max(0));
-        let soft = if soft == Some(0) { kept.or(soft) } else { soft };
-        let soft = soft.map_or(hard, |soft| Some(hard.map_or(soft, |hard| soft.min(hard))));
-        Ok(Reply::Ints(smallvec![soft.unwrap_or(-1), hard.unwrap_or(-1)]))
+        let (soft, hard) = left(server, key);
+        Ok(Reply::Ints(smallvec![soft, hard]))
     }
 }
 
-fn both(ms: i64) -> Reply<'static> {
-    Reply::Ints(smallvec![ms, ms])
+/// Soft and hard: the two differ while the value has a grace, and while it is being written in the database.
+pub(super) fn left<S: Server>(server: &mut S, key: Arg<'_>) -> (i64, i64) {
+    let (db, now) = (server.db(), server.now().to_ms());
+    // A dirty value is there until the origin has it.
+    let kept = match server.state().dirty(db, key.bytes) {
+        Some(Dirty::Value(_)) => Some(-1),
+        Some(Dirty::Deleted | Dirty::Unknown) => return (-2, -2),
+        None => None,
+    };
+    let gone = kept.map_or((-2, -2), |ms| (ms, ms));
+    let standing = write_through::standing(server, key);
+    if server.state().cache.is_retired(db, key.bytes) || standing == Standing::RunOut {
+        return gone;
+    }
+    let hard = match server.expiry(key) {
+        Expiry::NoKey => return gone,
+        Expiry::Never => None,
+        Expiry::At(at) => Some(at.since(now).max(0)),
+    };
+    if standing == Standing::Open {
+        return (0, hard.unwrap_or(-1));
+    }
+    let soft = soft_expiry(server, key).map(|soft| soft.since(now).max(0));
+    let soft = if soft == Some(0) { kept.or(soft) } else { soft };
+    let soft = soft.map_or(hard, |soft| Some(hard.map_or(soft, |hard| soft.min(hard))));
+    (soft.unwrap_or(-1), hard.unwrap_or(-1))
 }
 
 #[cfg(test)]
