@@ -1,5 +1,7 @@
 """WRITEBEHIND.*: what writes leave in the cache and in the queue, and what workers get of it."""
 
+from contextlib import ExitStack
+
 import pytest
 import redis
 from raw_client import ErrorReply, RawClient, fields
@@ -647,6 +649,21 @@ def test_an_ack_that_comes_late_cleans_what_was_given_up(client):
     kill_record(client, b"k")
     assert ack(client, "k", version) == 1
     assert (dead(client), info(client)["keys"]) == ([], 0)
+
+
+def test_more_workers_than_are_served_at_once(server, client):
+    """A hundred have their turn in one go, the others in the next ones; none waits for another event."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(RawClient(server)) for _ in range(250)]
+        for number, worker in enumerate(workers, 1):
+            worker.send("WRITEBEHIND.CLAIM", "q", "w", "BLOCK", 0)
+            eventually(lambda number=number: info(client)["waiters"] == number)
+        with client.pipeline(transaction=True) as transaction:
+            for number in range(len(workers)):
+                put(transaction, f"k{number}", number)
+            transaction.execute()
+        claimed = [key for worker in workers for key, *_ in worker.read()]
+        assert claimed == [b"k%d" % number for number in range(len(workers))], "in the order of arrival"
 
 
 def test_increments_that_were_given_up_are_not_lost(client):
