@@ -4,13 +4,14 @@ import re
 import subprocess
 import sys
 
+import pytest
 from servers import REPOSITORY
 
 DEMO = REPOSITORY / "examples" / "demo" / "run.py"
 
 
 def run_demo(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, DEMO, *options], capture_output=True, text=True, timeout=150)
+    return subprocess.run([sys.executable, DEMO, *options], capture_output=True, text=True, timeout=280)
 
 
 def rows(output: str, columns: int = 2) -> dict[str, tuple[str, ...]]:
@@ -36,6 +37,7 @@ def test_no_answer_is_stale_although_the_server_evicts(make_server):
     assert server.client().dbsize() == 0, "it leaves the database as it found it"
 
 
+@pytest.mark.timeout(300)  # a hundred queries at once, on whatever machine
 def test_the_demo_starts_its_own_server():
     result = run_demo("--requests", "2500")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -51,10 +53,10 @@ def test_the_demo_starts_its_own_server():
     assert commands[lock_and_poll] > 200, "everybody's GET, SET NX, and at least one of them polled"
     counters, pages = rows(result.stdout, columns=3), rows(result.stdout)
     with_keyward, dirty_set, at_once = range(3)
-    assert counters["workers that died"] == ("1", "1", "0")
+    assert counters["workers that died"] == ("4", "4", "0")
     assert counters["WRONG COUNTERS"][with_keyward] == counters["WRONG COUNTERS"][at_once] == "0"
     assert counters["WRONG COUNTERS"][dirty_set] != "0"
-    assert counters["rows written"][at_once] == counters["views"][at_once]
+    assert counters["rows sent to the database"][at_once] == counters["views"][at_once]
     assert pages["WRONG PAGES"] == ("0", "0")
     cold, warmed = (float(share.rstrip("%")) for share in pages["found in the cache"])
     assert warmed > cold

@@ -4,7 +4,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,9 +20,9 @@ from worker.write_behind import Drain
 QUEUE, DIRTY, COUNTS = "wb:views", "dirty", "views"
 SCHEMA = "CREATE TABLE page_views (key TEXT PRIMARY KEY, value INTEGER NOT NULL, version INTEGER NOT NULL)"
 ADD = "INSERT INTO page_views VALUES (?, ?, 0) ON CONFLICT (key) DO UPDATE SET value = value + excluded.value"
-WORK_EVERY = 100  # views
-DIES_EVERY = 2  # turns of the worker
-BATCH = 200
+TURNS = 8  # of the worker, while views are counted
+DIES_EVERY = 2  # turns
+BATCH = 1000
 LEASE_MS = 50  # short, so that the demo does not wait long for what a dead worker had
 
 
@@ -32,7 +32,7 @@ class Counted:
 
     name: str
     views: int = 0
-    row_writes: int = 0
+    rows_sent: int = 0
     deaths: int = 0
     wrong: int = 0
     lost: int = 0
@@ -60,7 +60,7 @@ class WriteBehind:
         self._client.execute_command("WRITEBEHIND.INCRBY", QUEUE, page, 1)
 
     def work(self, dies: bool) -> int:
-        """One batch; how many rows were written. If the worker dies, it is between its commit and its ACK."""
+        """One batch; how many rows the database was sent, for the second time perhaps. If the worker dies, it is between its commit and its ACK."""
         worker = self._worker
         if dies:
             worker._settle = lambda *_: None
@@ -109,41 +109,42 @@ class AtOnce:
 
     def __init__(self, _client: redis.Redis, path: Path):
         self._database = sqlite3.connect(path)
-        self.row_writes = 0
+        self.rows_sent = 0
 
     def view(self, page: str) -> None:
         with self._database:
             self._database.execute(ADD, (page, 1))
-        self.row_writes += 1
+        self.rows_sent += 1
 
     def work(self, dies: bool) -> int:
-        written, self.row_writes = self.row_writes, 0
+        written, self.rows_sent = self.rows_sent, 0
         return written
 
     def is_done(self) -> bool:
-        return self.row_writes == 0
+        return self.rows_sent == 0
 
 
-def count_views(kind: type, client: redis.Redis, path: Path, pages: Iterable[str]) -> Counted:
+def count_views(kind: type, client: redis.Redis, path: Path, pages: Sequence[str]) -> Counted:
     """Counts them all, lets the worker have its turn every now and then, and compares with a count of our own."""
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(SCHEMA)
+    every = max(1, len(pages) // TURNS)
     way, outcome, right = kind(client, path), Counted(kind.name), Counter()
     for number, page in enumerate(pages, 1):
         start = time.perf_counter()
         way.view(page)
         outcome.view_seconds.append(time.perf_counter() - start)
         right[page] += 1
-        if number % WORK_EVERY == 0:
-            dies = kind is not AtOnce and number // WORK_EVERY % DIES_EVERY == 0
+        if number % every == 0:
+            dies = kind is not AtOnce and number // every % DIES_EVERY == 0
             outcome.deaths += dies
-            outcome.row_writes += way.work(dies)
+            outcome.rows_sent += way.work(dies)
     deadline = time.monotonic() + 60
     while not way.is_done():
         if time.monotonic() > deadline:
             raise RuntimeError("the worker never came to an end")
-        outcome.row_writes += way.work(dies=False)
+        outcome.rows_sent += way.work(dies=False)
     with sqlite3.connect(path) as database:
         found = dict(database.execute("SELECT key, value FROM page_views"))
     outcome.views = right.total()

@@ -35,7 +35,7 @@ STAMPEDES: list[tuple[str, Callable[[Stampede], str]]] = [
 COUNTED: list[tuple[str, Callable[[Counted], str]]] = [
     ("views", lambda o: f"{o.views:,}"),
     ("  median time that one takes", lambda o: f"{o.median_ms:.2f} ms"),
-    ("rows written", lambda o: f"{o.row_writes:,}"),
+    ("rows sent to the database", lambda o: f"{o.rows_sent:,}"),
     ("workers that died", lambda o: f"{o.deaths:,}"),
     ("WRONG COUNTERS", lambda o: f"{o.wrong:,}"),
     ("  views that are missing", lambda o: f"{o.lost:,}"),
