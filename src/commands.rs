@@ -64,6 +64,7 @@ macro_rules! every_command {
             $crate::cache::commands::emit::Emit,
             $crate::cache::commands::explain::Explain,
             $crate::cache::commands::stats::Stats,
+            $crate::cache::commands::doctor::Doctor,
             $crate::lock::commands::Acquire,
             $crate::lock::commands::Release,
             $crate::lock::commands::Extend,

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use crate::args::{Arg, Args};
 use crate::clock::{UnixMs, UnixUs};
 use crate::commands::Command;
+use crate::doctor::Drawn;
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::native::NativeValue;
@@ -384,6 +385,18 @@ impl Server for FakeServer {
             self.event(KeyEvent::Deleted, key.bytes);
         }
         was_there
+    }
+
+    fn info(&mut self) -> String {
+        String::new()
+    }
+
+    fn setting(&mut self, _name: &'static CStr) -> Option<String> {
+        None
+    }
+
+    fn draw_keys(&mut self, _count: usize) -> Vec<Drawn> {
+        Vec::new()
     }
 
     fn has_audience(&self) -> bool {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod departures;
+pub mod doctor;
 pub mod error;
 #[cfg(any(test, not(feature = "module")))]
 pub mod fake_server;

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
+use crate::doctor::Drawn;
 use crate::error::Error;
 use crate::native::NativeValue;
 use crate::reply::Reply;
@@ -162,6 +163,15 @@ pub trait Server {
     /// Deletes a key whose value has nothing left in it, and module memory learns of it. Fires no event, which would cost more than the deletion; does not
     /// replicate.
     fn delete(&mut self, key: Arg<'_>) -> bool;
+
+    /// What INFO says.
+    fn info(&mut self) -> String;
+
+    /// The value of a setting of the server's.
+    fn setting(&mut self, name: &'static CStr) -> Option<String>;
+
+    /// Keys of the selected database, `count` times one at random; less where there is none. Does not count as a use.
+    fn draw_keys(&mut self, count: usize) -> Vec<Drawn>;
 
     /// Can anybody receive what is replicated? If not, there is no need to put an effect together:
     /// [`Server::replicate_verbatim`] counts the change as well.

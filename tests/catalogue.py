@@ -266,6 +266,7 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.RULE|LIST": Example((), writes=False),
     "CACHE.EXPLAIN": Example((Key("string"),), writes=False),
     "CACHE.STATS": Example((), writes=False),
+    "CACHE.DOCTOR": Example((), writes=False),
     "CACHE.EMIT": Example((EVENT, Data("{}"))),
     "LOCK.ACQUIRE": Example(
         (KEY, OWNER, *PX, Option("PERMITS"), Number(2, (0, -1, 1_000_001)), Option("REENTRANT"), Option("SESSION")),

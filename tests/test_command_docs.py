@@ -28,7 +28,7 @@ FAN_OUT = {
     "CACHE.POLICY|SET": {"request_policy:all_shards", "response_policy:all_succeeded"},
     "CACHE.POLICY|DEL": {"request_policy:all_shards", "response_policy:all_succeeded"},
 }
-ADMIN = {"LOCK.FORCE", "KEYWARD.APPLY"} | {
+ADMIN = {"LOCK.FORCE", "KEYWARD.APPLY", "CACHE.DOCTOR"} | {
     f"CACHE.{word}" for word in ("POLICY|SET", "POLICY|DEL", "RULE|SET", "RULE|DEL")
 }
 FAMILIES = {

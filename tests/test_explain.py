@@ -217,3 +217,86 @@ def test_stats_are_those_of_info_and_a_ratio(make_server, protocol):
 def test_stats_take_no_words(client, words):
     with pytest.raises(Exception, match="wrong number of arguments"):
         client.execute_command("CACHE.STATS", *words)
+
+
+# CACHE.DOCTOR
+
+
+def doctor(client):
+    """The first line, and the marks by check."""
+    head, _, *lines = client.execute_command("CACHE.DOCTOR").decode().splitlines()
+    checks = [line for line in lines if not line.startswith("   To do: ")]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        assert line.startswith("!!") == following.startswith("   To do: "), line
+    return head, {line[3:].split(":")[0]: line[:2] for line in checks}
+
+
+HEALTHY = ["maxmemory 100mb", "maxmemory-policy allkeys-lru"]
+
+
+def test_a_new_server_that_is_set_up_well_is_well(make_server, protocol):
+    server = make_server(config=HEALTHY)
+    head, checks = doctor(server.client(protocol))
+    assert head == "14 checks, nothing to complain about."
+    assert len(checks) == 14
+    assert "!!" not in checks.values()
+
+
+def test_what_is_wrong_with_a_server_is_found(make_server):
+    server = make_server(
+        config=["maxclients 20", "appendonly yes", "aof-use-rdb-preamble no"], args=["invalidate-sync-keys", "10"]
+    )
+    client = server.client()
+    fill_tag(client, "t", 100)
+    client.execute_command("CACHE.MGET", *(f"none:{n}" for n in range(2000)))
+    client.execute_command("WRITEBEHIND.CONFIG", "queue", "ATTEMPTS", 1)
+    version = client.execute_command("WRITEBEHIND.SET", "queue", "row", "v")
+    client.execute_command("WRITEBEHIND.CLAIM", "queue", "ann")
+    client.execute_command("WRITEBEHIND.NACK", "queue", "ann", "row", version)
+    crowd = [RawClient(server) for _ in range(16)]
+    for one in crowd:
+        one.call("PING")
+    head, checks = doctor(client)
+    for one in crowd:
+        one.close()
+    wrong = {name for name, mark in checks.items() if mark == "!!"}
+    assert wrong == {
+        "memory limit",
+        "eviction policy",
+        "hit ratio",
+        "keys without expiry",
+        "giant tags",
+        "persistence",
+        "write-behind",
+        "connections",
+    }
+    assert head == "14 checks, 8 to look at."
+
+
+def test_keys_that_expire_together_and_the_prefixes_that_hold_most(make_server):
+    server = make_server(config=HEALTHY)
+    client = server.client()
+    at = client.time()[0] + 1000
+    for n in range(200):
+        client.set(f"big:{n}", "x" * 1000, exat=at)
+        client.set(f"small:{n}\n", "x", exat=at + n)
+    assert doctor(client)[1]["jitter"] == "!!"
+    text = client.execute_command("CACHE.DOCTOR").decode()
+    (line,) = (line for line in text.splitlines() if "biggest prefixes" in line)
+    assert line.startswith("ok biggest prefixes: big 8") or line.startswith("ok biggest prefixes: big 9"), line
+
+
+def test_the_doctor_is_for_operators_and_disturbs_nothing(make_server):
+    server = make_server(config=HEALTHY)
+    client = server.client()
+    client.set("k", "v")
+    before = client.info("stats")
+    doctor(client)
+    after = client.info("stats")
+    assert [after[name] for name in ("keyspace_hits", "keyspace_misses")] == [
+        before[name] for name in ("keyspace_hits", "keyspace_misses")
+    ]
+    if server.version >= (7, 2):
+        with user(server, "+@all", "-@admin", "~*") as alice:
+            assert denied(alice.call("CACHE.DOCTOR"))
+    assert client.eval("return redis.call('CACHE.DOCTOR')", 0).startswith(b"14 checks")

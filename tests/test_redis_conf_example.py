@@ -90,7 +90,7 @@ def test_the_app_user_may_use_every_command_that_is_not_for_operators(server):
     families = ("cache.", "lock.", "ratelimit.", "cl.", "writebehind.")
     granted = {word[1:] for word in line.split() if word[1:].startswith(families)}
     commands = server.client(decode=True).command_list(module="keyward")
-    operators = {"lock.force"} | {
+    operators = {"lock.force", "cache.doctor"} | {
         f"cache.{word}" for word in ("policy", "policy|set", "policy|del", "rule", "rule|set", "rule|del")
     }
     ordinary = {name for name in commands if name.startswith(families)} - operators

@@ -14,6 +14,16 @@ pub struct TagInfo {
     pub invalidations: Invalidations,
 }
 
+/// What a look at many tags tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TagSurvey {
+    /// Tags that some key carries.
+    pub looked_at: usize,
+    pub never_invalidated: usize,
+    /// The one that most keys carry, and how many.
+    pub largest: Option<(Box<[u8]>, usize)>,
+}
+
 /// A key and its tags, for saving.
 pub struct KeyTags<'a> {
     index: &'a TagIndex,
@@ -64,6 +74,23 @@ impl TagIndex {
         };
         let bytes = size_of_val(tag) + tag.heap() + list + keys * size_of::<Membership>();
         TagInfo { keys, bytes, invalidations: tag.invalidations() }
+    }
+
+    /// Looks at the tags of this database too, until it has been `most` in all.
+    pub fn survey(&self, survey: &mut TagSurvey, most: usize) {
+        for tag in self.tags.tags().take(most) {
+            if survey.looked_at >= most {
+                return;
+            }
+            let Some(cohort) = tag.cohort.and_then(|id| self.tags.cohort(id)) else { continue };
+            survey.looked_at = survey.looked_at.saturating_add(1);
+            if tag.invalidations().count == 0 {
+                survey.never_invalidated = survey.never_invalidated.saturating_add(1);
+            }
+            if survey.largest.as_ref().is_none_or(|(_, keys)| cohort.len() > *keys) {
+                survey.largest = Some((tag.name.clone(), cohort.len()));
+            }
+        }
     }
 
     /// Every key with its tags, unconfirmed ones excepted.

@@ -18,7 +18,7 @@ use super::policies::Policies;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
 use super::rules::Rules;
-use super::scan::TagInfo;
+use super::scan::{TagInfo, TagSurvey};
 use super::slab::Full;
 use super::sliding::Slides;
 use super::tag_index::IndexError;
@@ -290,6 +290,15 @@ impl State {
     /// Keys with tags.
     pub fn tagged_keys(&self) -> usize {
         self.databases.values().map(|database| database.tags.len()).sum()
+    }
+
+    /// Looks at tags, `most` of them at most.
+    pub fn survey_tags(&self, most: usize) -> TagSurvey {
+        let mut survey = TagSurvey::default();
+        for database in self.databases.values() {
+            database.tags.survey(&mut survey, most);
+        }
+        survey
     }
 
     /// Tags that some key carries.

@@ -51,7 +51,7 @@ macro_rules! required {
 required! {
     RedisModule_Alloc, RedisModule_Calloc, RedisModule_Realloc, RedisModule_Free,
     RedisModule_AvoidReplicaTraffic, RedisModule_BlockClient, RedisModule_Call, RedisModule_CallReplyArrayElement,
-    RedisModule_CallReplyStringPtr, RedisModule_CallReplyType, RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
+    RedisModule_CallReplyInteger, RedisModule_CallReplyStringPtr, RedisModule_CallReplyType, RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
     RedisModule_CreateString, RedisModule_CreateSubcommand, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DeleteKey, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
     RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetBlockedClientHandle,
     RedisModule_GetBlockedClientPrivateData, RedisModule_GetClientId, RedisModule_GetCommand, RedisModule_GetCommandKeys, RedisModule_GetContextFlags,
@@ -61,7 +61,7 @@ required! {
     RedisModule_InfoAddFieldULongLong, RedisModule_InfoAddSection, RedisModule_IsIOError, RedisModule_IsKeysPositionRequest, RedisModule_KeyAtPosWithFlags,
     RedisModule_KeyType, RedisModule_LoadConfigs, RedisModule_LoadStringBuffer, RedisModule_LoadUnsigned,
     RedisModule_Log, RedisModule_LogIOError, RedisModule_ModuleTypeGetType, RedisModule_ModuleTypeGetValue,
-    RedisModule_ModuleTypeSetValue, RedisModule_NotifyKeyspaceEvent, RedisModule_OpenKey, RedisModule_RegisterBoolConfig,
+    RedisModule_ModuleTypeSetValue, RedisModule_NotifyKeyspaceEvent, RedisModule_OpenKey, RedisModule_RandomKey, RedisModule_RegisterBoolConfig,
     RedisModule_RegisterEnumConfig, RedisModule_RegisterInfoFunc, RedisModule_RegisterNumericConfig, RedisModule_Replicate,
     RedisModule_ReplicateVerbatim, RedisModule_ReplyWithArray, RedisModule_ReplyWithCallReply, RedisModule_ReplyWithDouble, RedisModule_ReplyWithError, RedisModule_ReplyWithLongLong,
     RedisModule_ReplyWithMap, RedisModule_ReplyWithNull, RedisModule_ReplyWithSet, RedisModule_ReplyWithSimpleString,

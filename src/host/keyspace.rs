@@ -12,9 +12,10 @@ use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::strings::{OwnedString, bytes};
 use super::user::User;
-use super::{blocked, native_type, replicate};
+use super::{blocked, native_type, replicate, server_info};
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
+use crate::doctor::Drawn;
 use crate::error::Error;
 use crate::native::NativeValue;
 use crate::reply::Reply;
@@ -450,6 +451,21 @@ impl Server for Running<'_> {
         true
     }
 
+    fn info(&mut self) -> String {
+        self.close();
+        server_info::all(self.ctx)
+    }
+
+    fn setting(&mut self, name: &'static CStr) -> Option<String> {
+        self.close();
+        server_info::setting(self.ctx, name)
+    }
+
+    fn draw_keys(&mut self, count: usize) -> Vec<Drawn> {
+        self.close();
+        (0..count).map_while(|_| self.draw_key()).collect()
+    }
+
     fn has_audience(&self) -> bool {
         host().audience || self.argv.is_empty()
     }
@@ -511,6 +527,20 @@ impl Running<'_> {
         }
         replicate::unlinked(self.ctx, &unlinked);
         unlinked.len()
+    }
+
+    /// `None`: the database is empty.
+    fn draw_key(&mut self) -> Option<Drawn> {
+        // SAFETY: the context of the running command; a name that is not null is ours to free.
+        let name = unsafe { call!(RedisModule_RandomKey, self.ctx) };
+        let name = (!name.is_null()).then(|| OwnedString::adopt(name))?;
+        // Opened as in `exists`, for the same reason.
+        let open = OpenKey::new(self.ctx, usize::MAX, KeyName::Own(name), WRITE | NO_TOUCH);
+        // SAFETY: a live string of ours, and an open key.
+        let (text, at) = unsafe { (bytes(open.name()), call!(RedisModule_GetAbsExpire, open.key)) };
+        let expiry = if at < 0 { Expiry::Never } else { Expiry::At(UnixMs(at)) };
+        let size = server_info::memory_usage(self.ctx, open.name());
+        Some(Drawn { name: text.into(), expiry, bytes: u64::try_from(size).unwrap_or(0) })
     }
 
     /// Unlinks a key that may be anywhere: unlike a call of UNLINK this works across slots in a cluster.

@@ -1,8 +1,8 @@
 //! What kind of server this is, asked once at load, and warnings about what it would do to the module's data.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
-use super::api::{Ctx, call};
+use super::api::{Ctx, Str, call};
 use super::log::warning;
 use super::main_thread::host;
 
@@ -31,6 +31,34 @@ pub(super) fn look(ctx: Ctx) {
 fn info(ctx: Ctx, section: &CStr) -> Option<String> {
     let bytes = ask(ctx, c"INFO", section, c"", Some)?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What INFO says without being asked for more.
+pub(super) fn all(ctx: Ctx) -> String {
+    info(ctx, c"default").unwrap_or_default()
+}
+
+/// The value of a setting.
+pub(super) fn setting(ctx: Ctx, name: &CStr) -> Option<String> {
+    let value = ask(ctx, c"CONFIG", c"GET", name, |reply| element(reply, 1))?;
+    Some(String::from_utf8_lossy(&value).into_owned())
+}
+
+/// Bytes of a key and its value; 0 if there is no such key.
+pub(super) fn memory_usage(ctx: Ctx, key: Str) -> i64 {
+    // SAFETY: the context of the running command, NUL-terminated words and a live string; the reply is checked for null and freed
+    // once, and an integer is asked of no other kind of reply.
+    unsafe {
+        let reply = call!(RedisModule_Call, ctx, c"MEMORY".as_ptr(), c"cs".as_ptr(), c"USAGE".as_ptr(), key);
+        if reply.is_null() {
+            return 0;
+        }
+        let is_integer =
+            call!(RedisModule_CallReplyType, reply) == redis_module::raw::REDISMODULE_REPLY_INTEGER as c_int;
+        let bytes = if is_integer { call!(RedisModule_CallReplyInteger, reply) } else { 0 };
+        call!(RedisModule_FreeCallReply, reply);
+        bytes
+    }
 }
 
 type Reply = *mut redis_module::raw::RedisModuleCallReply;

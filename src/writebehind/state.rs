@@ -132,6 +132,11 @@ impl State {
         entries.max_by_key(|entry| entry.last_version())
     }
 
+    /// When the first write came that the origin does not have yet. Of many queues a thousand are asked.
+    pub fn oldest(&self) -> Option<UnixMs> {
+        self.queues.values().take(1000).filter_map(|housed| housed.queue.oldest()).min()
+    }
+
     pub fn queue(&self, id: QueueId) -> Option<&Queue> {
         self.queues.get(&id).map(|housed| &housed.queue)
     }

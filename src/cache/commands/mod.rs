@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod commit;
+pub mod doctor;
 pub mod emit;
 pub mod explain;
 pub mod fail;
