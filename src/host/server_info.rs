@@ -11,7 +11,7 @@ pub(super) fn look(ctx: Ctx) {
     if ask(ctx, c"CONFIG", c"GET", c"aof-use-rdb-preamble", |reply| element(reply, 1)).as_deref() == Some(b"no") {
         warning(
             ctx,
-            "keyward: with aof-use-rdb-preamble no, tags and version floors are lost when the AOF is rewritten; set it to yes",
+            "keyward: with aof-use-rdb-preamble no, tags, versions, policies and rules are lost when the AOF is rewritten; set it to yes",
         );
     }
     if info(ctx, c"server").is_some_and(|text| text.contains("\r\nvalkey_version:8.1.")) {
