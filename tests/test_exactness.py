@@ -462,7 +462,7 @@ REMOVALS = {
 
 
 def test_memory_comes_back_when_all_is_gone(make_server):
-    server = make_server(args=["version-floor-ms", "1", "tag-history-max", "0"])
+    server = make_server(args=["version-floor-ms", "1", "tag-history-max", "0", "explain-history-max", "0"])
     client = server.client()
 
     def fill(count):

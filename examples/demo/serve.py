@@ -13,6 +13,8 @@ from origin import Origin
 from traffic import Event, Night, Request, Update
 
 LOCK = "lock:nightly"
+# The lease of a runner that is going to stall. Long enough for the second one to try meanwhile, on a busy machine too.
+STALLED_MS = 500
 
 
 @dataclass
@@ -78,7 +80,7 @@ def _night(cache, origin: Origin, number: int, stalls: bool, outcome: Outcome) -
     """Two machines start the nightly job at once. If `stalls`, the first is paused until its lease has run out."""
     outcome.nights += 1
     first, second = f"app-1:night-{number}", f"app-2:night-{number}"
-    grant = cache.acquire(LOCK, first, 50 if stalls else 30_000)
+    grant = cache.acquire(LOCK, first, STALLED_MS if stalls else 30_000)
     if cache.acquire(LOCK, second, 30_000) is not None:
         raise RuntimeError("two runners hold the lock")
     if stalls:
