@@ -135,8 +135,11 @@ def test_keys_that_expire_under_a_pause(pair):
 def test_floors_that_end_under_a_pause(make_server):
     server = make_server(args=["version-floor-ms", "20"])
     client = server.client()
-    client.execute_command("CACHE.FLOOR", "k", 5)
-    assert metric(server, "cache_version_floors_lingering") == 1
+    with client.pipeline(transaction=True) as pipeline:
+        # In one turn, so that it does not end before it is seen.
+        pipeline.execute_command("CACHE.FLOOR", "k", 5)
+        pipeline.info("keyward_cache")
+        assert pipeline.execute()[1]["keyward_cache_version_floors_lingering"] == 1
     client.client_pause(PAUSE_MS, all=False)
     upkeep_passes(server)
     client.client_unpause()
