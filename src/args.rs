@@ -25,6 +25,12 @@ impl<'a> Arg<'a> {
     pub fn int(&self) -> Result<i64, Error> {
         parse_int(self.bytes).ok_or(Error::NotAnInteger)
     }
+
+    /// The same, from `low` to `high`; `what` it is, for the error.
+    pub fn int_within(&self, what: &'static str, low: i64, high: i64) -> Result<i64, Error> {
+        let value = self.int()?;
+        if (low..=high).contains(&value) { Ok(value) } else { Err(Error::CountRange(what, low, high)) }
+    }
 }
 
 /// The arguments of one call, read from left to right. Position 0 is the command's name.

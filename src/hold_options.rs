@@ -88,10 +88,7 @@ impl<'a> OptionWords<'a> {
     }
 
     pub fn finish(self) -> Result<Options, Error> {
-        let wait_ms = self.wait.map(|wait| wait.int()).transpose()?;
-        if wait_ms.is_some_and(|ms| ms < 0) {
-            return Err(Error::CountRange("WAIT", 0, i64::MAX));
-        }
+        let wait_ms = self.wait.map(|wait| wait.int_within("WAIT", 0, i64::MAX)).transpose()?;
         Ok(Options { wait_ms, session: self.session.is_some() })
     }
 }

@@ -145,10 +145,7 @@ impl<'a> Question<'a> {
             None if tail == Tail::RequiredCost => return Err(Error::Syntax),
             None => 1,
         };
-        let wait_ms = wait.map(|wait| wait.int()).transpose()?;
-        if wait_ms.is_some_and(|ms| ms < 0) {
-            return Err(Error::CountRange("WAIT", 0, i64::MAX));
-        }
+        let wait_ms = wait.map(|wait| wait.int_within("WAIT", 0, i64::MAX)).transpose()?;
         Ok(Question { key, limits, cost, wait_ms })
     }
 }
@@ -177,8 +174,7 @@ fn tail_options<'a>(
 }
 
 fn units(what: &'static str, arg: Arg<'_>, least: i64) -> Result<i64, Error> {
-    let units = arg.int()?;
-    if (least..=MAX_UNITS).contains(&units) { Ok(units) } else { Err(Error::CountRange(what, least, MAX_UNITS)) }
+    arg.int_within(what, least, MAX_UNITS)
 }
 
 fn parse_window(unit: Arg<'_>, length: Arg<'_>, command: &'static str) -> Result<Window, Error> {

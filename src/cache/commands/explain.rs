@@ -2,8 +2,8 @@
 
 use super::ttl;
 use crate::args::{Arg, Args};
-use crate::cache::departures::Why;
 use crate::cache::intent::Standing;
+use crate::cache::key_history::Why;
 use crate::cache::read::{Cached, look};
 use crate::cache::write_through::standing;
 use crate::commands::Command;
@@ -43,7 +43,7 @@ impl Command for Explain {
         let name = |bytes: &[u8]| Reply::OwnedBytes(bytes.to_vec());
         let version = cache.version_seen(db, key.bytes, now).and_then(|version| i64::try_from(version).ok());
         let lease = cache.leases.deadline(db, key.bytes).map(|deadline| deadline.since(now).max(0));
-        let went = cache.departures.last(db, key.bytes);
+        let went = cache.key_history.last(db, key.bytes);
         let number = |number: Option<i64>| number.map_or(Reply::Nil, Reply::Int);
         Ok(Reply::Map(vec![
             ("state", Reply::Word(state)),

@@ -57,10 +57,7 @@ impl Command for Fail {
                 return Err(Error::Syntax);
             }
         }
-        let retry_ms = retry.map(|arg| arg.int()).transpose()?;
-        if retry_ms.is_some_and(|ms| !(0..=RETRY_MAX_MS).contains(&ms)) {
-            return Err(Error::CountRange("RETRY", 0, RETRY_MAX_MS));
-        }
+        let retry_ms = retry.map(|arg| arg.int_within("RETRY", 0, RETRY_MAX_MS)).transpose()?;
         if message.is_some_and(|message| message.bytes.len() > MESSAGE_MAX) {
             return Err(Error::MessageLength);
         }

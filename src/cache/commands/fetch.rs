@@ -48,7 +48,7 @@ impl Options {
             }
         }
         Ok(Options {
-            wait_ms: checked_duration("WAIT", wait)?,
+            wait_ms: wait.map(|arg| arg.int_within("WAIT", 0, i64::MAX)).transpose()?,
             lease_ms: lease.map(|arg| arg.int()).transpose()?,
             stale_never: stale.unwrap_or(false),
             beta: beta.map(parse_beta).transpose()?,
@@ -71,12 +71,6 @@ impl Options {
 pub(super) fn parse_stale_never(args: &mut Args<'_>) -> Result<bool, Error> {
     let word = args.value()?;
     if word.is("OK") || word.is("NEVER") { Ok(word.is("NEVER")) } else { Err(Error::Syntax) }
-}
-
-/// Milliseconds that a client is held at most, of WAIT or BLOCK; 0 is for ever.
-pub(super) fn checked_duration(option: &'static str, arg: Option<Arg<'_>>) -> Result<Option<i64>, Error> {
-    let ms = arg.map(|arg| arg.int()).transpose()?;
-    if ms.is_some_and(|ms| ms < 0) { Err(Error::CountRange(option, 0, i64::MAX)) } else { Ok(ms) }
 }
 
 /// The lease that was asked for, or the default.

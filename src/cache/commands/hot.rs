@@ -10,7 +10,7 @@ use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 pub struct Hot;
 
 /// As in SCAN.
-const DEFAULT_COUNT: usize = 10;
+const DEFAULT_COUNT: i64 = 10;
 
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -48,11 +48,11 @@ impl Command for Hot {
                 return Err(Error::Syntax);
             }
         }
-        let count = count.map(|arg: Arg<'_>| arg.int()).transpose()?.map_or(Ok(DEFAULT_COUNT), |count| {
-            let bounded = usize::try_from(count).ok().filter(|&count| count > 0);
-            bounded.ok_or(Error::CountRange("COUNT", 1, i64::MAX))
-        })?;
-        Ok(Request { count, prefix: prefix.map_or(&[], |prefix| prefix.bytes) })
+        let count = count.map_or(Ok(DEFAULT_COUNT), |arg: Arg<'_>| arg.int_within("COUNT", 1, i64::MAX))?;
+        Ok(Request {
+            count: usize::try_from(count).unwrap_or(usize::MAX),
+            prefix: prefix.map_or(&[], |prefix| prefix.bytes),
+        })
     }
 
     /// Keys that the caller may not read are passed over.

@@ -1,8 +1,9 @@
 //! CACHE.LOADS
 
-use super::fetch::{LEASE_SPEC, checked_duration, lease_ms};
+use super::fetch::{LEASE_SPEC, lease_ms};
 use crate::args::{Arg, Args, once};
 use crate::cache::loaders::{self, Wish};
+use crate::cache::policies::MAX_NAME_LENGTH;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -13,11 +14,10 @@ pub struct Loads;
 
 /// How many jobs one call can ask for.
 const COUNT_MAX: i64 = 1_000_000;
-const NAME_MAX: usize = 512;
 
 /// The name of a loader: 1 to 512 bytes.
 pub(in crate::cache) fn checked_loader(name: Arg<'_>) -> Result<Arg<'_>, Error> {
-    if (1..=NAME_MAX).contains(&name.bytes.len()) { Ok(name) } else { Err(Error::LoaderLength) }
+    if (1..=MAX_NAME_LENGTH).contains(&name.bytes.len()) { Ok(name) } else { Err(Error::LoaderLength) }
 }
 
 #[derive(Debug)]
@@ -64,12 +64,11 @@ impl Command for Loads {
                 return Err(Error::Syntax);
             }
         }
-        let count = count.map_or(Ok(1), |arg| arg.int())?;
-        let in_range = usize::try_from(count).ok().filter(|_| (1..=COUNT_MAX).contains(&count));
+        let count = count.map_or(Ok(1), |arg| arg.int_within("COUNT", 1, COUNT_MAX))?;
         Ok(Request {
             loader,
-            count: in_range.ok_or(Error::CountRange("COUNT", 1, COUNT_MAX))?,
-            block_ms: checked_duration("BLOCK", block)?,
+            count: usize::try_from(count).map_err(|_| Error::Internal)?,
+            block_ms: block.map(|arg| arg.int_within("BLOCK", 0, i64::MAX)).transpose()?,
             lease_ms: lease.map(|arg| arg.int()).transpose()?,
         })
     }

@@ -1,6 +1,6 @@
 //! CACHE.READ
 
-use super::fetch::{STALE_SPEC, checked_duration, parse_stale_never};
+use super::fetch::{STALE_SPEC, parse_stale_never};
 use super::loads::checked_loader;
 use crate::args::{Arg, Args, once};
 use crate::cache::single_flight::{self, By, Outcome, Wish};
@@ -59,7 +59,7 @@ impl Command for Read {
         Ok(Request {
             key,
             loader: checked_loader(loader.ok_or(Error::Syntax)?)?,
-            wait_ms: checked_duration("WAIT", wait)?,
+            wait_ms: wait.map(|arg| arg.int_within("WAIT", 0, i64::MAX)).transpose()?,
             stale_never: stale.unwrap_or(false),
         })
     }

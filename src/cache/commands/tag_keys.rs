@@ -11,7 +11,7 @@ use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 pub struct TagKeys;
 
 /// As in SCAN.
-const DEFAULT_COUNT: usize = 10;
+const DEFAULT_COUNT: i64 = 10;
 
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -54,11 +54,8 @@ impl Command for TagKeys {
         }
         let cursor = cursor
             .map_or(Ok(0), |arg| arg.int().ok().and_then(|c| u64::try_from(c).ok()).ok_or(Error::InvalidCursor))?;
-        let count = count.map(|arg| arg.int()).transpose()?.map_or(Ok(DEFAULT_COUNT), |count| {
-            let bounded = usize::try_from(count).ok().filter(|&count| count > 0);
-            bounded.ok_or(Error::CountRange("COUNT", 1, i64::MAX))
-        })?;
-        Ok(Request { tag, cursor, count })
+        let count = count.map_or(Ok(DEFAULT_COUNT), |arg: Arg<'_>| arg.int_within("COUNT", 1, i64::MAX))?;
+        Ok(Request { tag, cursor, count: usize::try_from(count).unwrap_or(usize::MAX) })
     }
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {

@@ -73,8 +73,7 @@ impl Command for Enter {
 }
 
 fn parse_limit(arg: Arg<'_>) -> Result<i64, Error> {
-    let limit = arg.int()?;
-    if (1..=MAX_LIMIT).contains(&limit) { Ok(limit) } else { Err(Error::CountRange("LIMIT", 1, MAX_LIMIT)) }
+    arg.int_within("LIMIT", 1, MAX_LIMIT)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `WRITEBEHIND.CLAIM queue worker [COUNT n] [LEASE ms] [BLOCK ms]`
 
-use super::{QUEUE, in_range, worker};
+use super::{QUEUE, worker};
 use crate::args::{Arg, Args, once};
 use crate::commands::Command;
 use crate::error::Error;
@@ -59,9 +59,9 @@ impl Command for Claim {
                 return Err(Error::Syntax);
             }
         }
-        let count = in_range(count, "COUNT", 1, MOST)?.unwrap_or(1);
-        let lease_ms = in_range(lease, "LEASE", 1, LONGEST_MS)?.unwrap_or(LEASE_MS);
-        let block_ms = in_range(block, "BLOCK", 0, i64::MAX)?;
+        let count = count.map(|arg| arg.int_within("COUNT", 1, MOST)).transpose()?.unwrap_or(1);
+        let lease_ms = lease.map(|arg| arg.int_within("LEASE", 1, LONGEST_MS)).transpose()?.unwrap_or(LEASE_MS);
+        let block_ms = block.map(|arg| arg.int_within("BLOCK", 0, i64::MAX)).transpose()?;
         let wish = Wish {
             worker: worker(name)?.bytes.into(),
             count: usize::try_from(count).map_err(|_| Error::Internal)?,

@@ -1,6 +1,6 @@
 //! `WRITEBEHIND.DEAD queue [COUNT n]`
 
-use super::{QUEUE, in_range};
+use super::QUEUE;
 use crate::args::{Arg, Args, once};
 use crate::commands::Command;
 use crate::error::Error;
@@ -44,7 +44,7 @@ impl Command for Dead {
             }
             once(&mut count, args.value()?)?;
         }
-        Ok(Request { queue, count: in_range(count, "COUNT", 1, MOST)?.unwrap_or(COUNT) })
+        Ok(Request { queue, count: count.map(|arg| arg.int_within("COUNT", 1, MOST)).transpose()?.unwrap_or(COUNT) })
     }
 
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {

@@ -36,10 +36,3 @@ const MAX_WORKER: usize = 1024;
 fn worker(arg: Arg<'_>) -> Result<Arg<'_>, Error> {
     if (1..=MAX_WORKER).contains(&arg.bytes.len()) { Ok(arg) } else { Err(Error::WorkerLength) }
 }
-
-/// An option with a number in a range.
-fn in_range(arg: Option<Arg<'_>>, name: &'static str, low: i64, high: i64) -> Result<Option<i64>, Error> {
-    let Some(arg) = arg else { return Ok(None) };
-    let value = arg.int()?;
-    if (low..=high).contains(&value) { Ok(Some(value)) } else { Err(Error::CountRange(name, low, high)) }
-}

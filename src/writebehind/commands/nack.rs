@@ -1,6 +1,6 @@
 //! `WRITEBEHIND.NACK queue worker key version [MSG text] [DELAY ms]`
 
-use super::{QUEUE, in_range, worker};
+use super::{QUEUE, worker};
 use crate::args::{Arg, Args, once};
 use crate::commands::Command;
 use crate::error::Error;
@@ -67,7 +67,8 @@ impl Command for Nack {
                 return Err(Error::Syntax);
             }
         }
-        let (version, delay_ms) = (version.int()?, in_range(delay, "DELAY", 0, LONGEST_MS)?);
+        let (version, delay_ms) =
+            (version.int()?, delay.map(|arg| arg.int_within("DELAY", 0, LONGEST_MS)).transpose()?);
         if message.is_some_and(|message| message.bytes.len() > MAX_MESSAGE) {
             return Err(Error::MessageLength);
         }
