@@ -177,6 +177,12 @@ impl State {
         self.cache.waiters().saturating_add(queued).saturating_add(workers)
     }
 
+    /// May one more client wait where so many do already?
+    pub fn has_room_to_wait(&self, here: usize) -> bool {
+        let below = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting < max);
+        below(self.waiters(), self.config.waiters_max) && below(here, self.config.waiters_per_key_max)
+    }
+
     /// Settings have new values; caps that became smaller take effect.
     pub fn config_changed(&mut self) {
         self.cache.config_changed(&self.config);

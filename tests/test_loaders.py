@@ -325,6 +325,29 @@ def test_without_room_for_leases_jobs_stay_queued(make_server) -> None:
         assert loaders.jobs() == [(b"k", b"WARM")]
 
 
+@pytest.mark.parametrize("end", ["filled", "run out", "more allowed"])
+def test_a_loader_that_waits_gets_the_job_when_there_is_room_for_its_lease(make_server, end: str) -> None:
+    server = make_server(args=["leases-max", "1"])
+    with Loaders(server) as loaders:
+        token = loaders.lease("k", "LEASE", 500 if end == "run out" else 60_000)
+        loaders.call("CACHE.WARM", "l", "warm")
+        waiting = loaders.block()
+        if end == "filled":
+            assert loaders.call("CACHE.FILL", "k", token, "v") == 1
+        elif end == "more allowed":
+            server.client().config_set("keyward.leases-max", 2)
+        [[key, _, _, _]] = waiting.read()
+        assert key == b"warm"
+
+
+def test_more_loaders_than_are_served_in_one_go_are_all_served(loaders: Loaders) -> None:
+    waiting = [loaders.block() for _ in range(250)]
+    keys = [f"k{i}" for i in range(250)]
+    assert loaders.call("CACHE.WARM", "l", *keys) == 250
+    assert sorted(job[0][0] for job in (client.read() for client in waiting)) == sorted(key.encode() for key in keys)
+    assert loaders.info("jobs") == 0
+
+
 def test_a_loader_is_given_only_keys_that_he_may_read(make_server) -> None:
     server = make_server()
     with Loaders(server) as loaders:
@@ -396,6 +419,9 @@ def test_too_many_loaders_wait(make_server) -> None:
     with Loaders(make_server(args=["waiters-per-key-max", "1"])) as loaders:
         loaders.block()
         assert loaders.loads("BLOCK", 0) == "ERR too many waiters"
+        loaders.call("MULTI")
+        loaders.call("CACHE.LOADS", "l", "BLOCK", 0)
+        assert loaders.call("EXEC") == [[]], "who cannot wait is not refused to"
         loaders.block(loader="other")
 
 

@@ -12,6 +12,7 @@ use super::lease::{Order, Token};
 use super::read::{Cached, look};
 use super::{ahead, governed, single_flight};
 use crate::args::Arg;
+use crate::clock::UnixMs;
 use crate::error::Error;
 use crate::reply::Reply;
 use crate::server::{Expiry, Permission, Server, UserName};
@@ -19,12 +20,16 @@ use crate::wait_queue::{self, WaitQueues};
 
 /// How many jobs that are not for the caller, or not needed any more, one call passes over.
 const PASSED_OVER: usize = 1000;
+/// How many loaders are served in one go; a timer goes on with the rest.
+const MOST_AT_ONCE: usize = 100;
 
 #[derive(Debug, Default)]
 pub struct Loaders {
     pub(super) jobs: Jobs,
     /// Loaders that wait for jobs.
     pub(super) waiting: WaitQueues<Request>,
+    /// There were jobs, but no room for more leases than these. When some of them have ended, who waits is looked at.
+    starved_at: Option<usize>,
 }
 
 /// A loader that waits. His key is the name of the loader.
@@ -72,6 +77,19 @@ impl wait_queue::Request for Request {
 }
 
 impl Loaders {
+    /// When there is work for [`due`], if so many leases are out.
+    #[inline]
+    pub(super) fn next_look(&self, leases: usize) -> Option<UnixMs> {
+        if self.starved_at.is_some_and(|full| leases < full) { Some(UnixMs(0)) } else { self.waiting.next_look() }
+    }
+
+    /// There may be room for leases again.
+    pub(super) fn look_at_all(&mut self) {
+        if self.starved_at.take().is_some() {
+            self.waiting.look_at_all(None);
+        }
+    }
+
     /// This server is a replica now, which has sent those who waited away.
     pub fn drop_all(&mut self) {
         *self = Loaders::default();
@@ -126,7 +144,11 @@ pub(super) fn hand_out<S: Server>(server: &mut S, loader: &[u8], wish: &Wish) ->
             continue;
         }
         match turn(server, loader, &key, rank, wish.lease_ms) {
-            Turn::NoRoom => break,
+            Turn::NoRoom => {
+                let cache = &mut server.state().cache;
+                cache.loaders.starved_at = Some(cache.leases.len());
+                break;
+            }
             Turn::Needless => {
                 needless = true;
                 server.state().cache.loaders.jobs.remove(rank);
@@ -205,11 +227,13 @@ pub(super) fn wait<S: Server>(
     wish: Wish,
     block_ms: i64,
 ) -> Result<Option<Reply<'static>>, Error> {
+    if !server.may_block() {
+        return Ok(None);
+    }
     let db = server.db();
     let state = server.state();
-    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
     let here = state.cache.loaders.waiting.len_of(db, loader);
-    if full(state.waiters(), state.config.waiters_max) || full(here, state.config.waiters_per_key_max) {
+    if !state.has_room_to_wait(here) {
         state.cache.counters.waits_refused = state.cache.counters.waits_refused.saturating_add(1);
         return Err(Error::TooManyWaiters);
     }
@@ -229,11 +253,18 @@ pub(super) fn serve<S: Server>(server: &mut S, loader: &[u8]) {
         return;
     }
     let db = server.db();
-    while let Some((waiter, request)) = server.state().cache.loaders.waiting.head(db, loader) {
+    serve_some(server, loader);
+    server.state().cache.loaders.waiting.looked_at(db, loader, None);
+}
+
+fn serve_some<S: Server>(server: &mut S, loader: &[u8]) {
+    let db = server.db();
+    for _ in 0..MOST_AT_ONCE {
+        let Some((waiter, request)) = server.state().cache.loaders.waiting.head(db, loader) else { return };
         if server.is_waiting(waiter) {
             let handed = hand_out(server, loader, &request.wish);
             if handed.is_empty() {
-                break;
+                return;
             }
             if !server.answer(waiter, reply(&handed)) {
                 take_back(server, loader, handed);
@@ -241,7 +272,7 @@ pub(super) fn serve<S: Server>(server: &mut S, loader: &[u8]) {
         }
         server.state().cache.loaders.waiting.leave(waiter);
     }
-    server.state().cache.loaders.waiting.looked_at(db, loader, None);
+    server.state().cache.loaders.waiting.look_at(db, loader);
 }
 
 fn take_back<S: Server>(server: &mut S, loader: &[u8], handed: Vec<Handed>) {
@@ -255,6 +286,10 @@ fn take_back<S: Server>(server: &mut S, loader: &[u8], handed: Vec<Handed>) {
 /// Looks at one queue that loaders wait for. Whether there was any. For a timer.
 pub(super) fn due<S: Server>(server: &mut S) -> bool {
     let now = server.now().to_ms();
+    let cache = &mut server.state().cache;
+    if cache.loaders.starved_at.is_some_and(|full| cache.leases.len() < full) {
+        cache.loaders.look_at_all();
+    }
     let Some(name) = server.state().cache.loaders.waiting.next_due(now) else { return false };
     server.select(name.db);
     serve(server, &name.key);

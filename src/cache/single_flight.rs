@@ -416,12 +416,12 @@ fn elect<S: Server>(server: &mut S, key: Arg<'_>, stale: Option<&Rc<[u8]>>) {
 
 /// Holds the caller until the load that is under way answers him. `None`: he cannot wait, or too many do.
 pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>, wait_ms: i64) -> Option<Reply<'static>> {
+    if !server.may_block() {
+        return None;
+    }
     let db = server.db();
     let state = server.state();
-    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
-    if full(state.waiters(), state.config.waiters_max)
-        || full(state.cache.leases.waiters_of(db, key.bytes), state.config.waiters_per_key_max)
-    {
+    if !state.has_room_to_wait(state.cache.leases.waiters_of(db, key.bytes)) {
         state.cache.counters.waits_refused = state.cache.counters.waits_refused.saturating_add(1);
         return None;
     }

@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
+use super::counters::Counters;
 use super::database::{Database, bound};
-use super::departures::{Departures, Why};
 use super::freshness::Freshness;
 use super::hot_keys::HotKeys;
 use super::intent::Intents;
+use super::key_history::{KeyHistory, Why};
 use super::leases::Leases;
 use super::loaders::Loaders;
 use super::policies::Policies;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
 use super::rules::Rules;
-use super::scan::{TagInfo, TagSurvey};
+use super::scan::TagInfo;
 use super::slab::Full;
 use super::sliding::Slides;
 use super::tag_index::IndexError;
@@ -38,7 +39,7 @@ pub struct State {
     pub(super) hot_keys: HotKeys,
     pub policies: Policies,
     pub rules: Rules,
-    pub(super) departures: Departures,
+    pub(super) key_history: KeyHistory,
     /// The event that removes keys just now.
     pub(super) emitting: Option<Box<[u8]>>,
     pub slides: Slides,
@@ -61,62 +62,6 @@ pub(super) struct Known<'a> {
     /// `None`: a decision of the primary is repeated.
     pub now: Option<UnixMs>,
     pub freshness: Option<Freshness>,
-}
-
-/// Since the server started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Reads that found a fresh value, a stale one, the answer that there is none, or nothing.
-    pub hits: u64,
-    pub stale_hits: u64,
-    pub none_hits: u64,
-    pub misses: u64,
-    /// Values stored by CACHE writes.
-    pub sets: u64,
-    /// Keys and tags that INVALIDATE, INVALIDATETAG and FLOOR named, as far as there was something to invalidate.
-    pub invalidations: u64,
-    /// Keys that were removed for that, at once or by the reclaimer.
-    pub invalidated_keys: u64,
-    /// Leases given out, refused because too many were out, and run out.
-    pub leases_granted: u64,
-    pub leases_full: u64,
-    pub lease_timeouts: u64,
-    /// Leases given out on fresh values.
-    pub early_refreshes: u64,
-    /// FILL and FILLNIL that stored, and that were refused.
-    pub fills: u64,
-    pub fills_refused: u64,
-    pub load_failures: u64,
-    /// COMMITs that stored or removed their key as they were to, and those after which the key had to go (or a newer value
-    /// stayed). INTENTs that were refused because too many were open, and that ran out.
-    pub commits: u64,
-    pub commits_refused: u64,
-    pub intents_full: u64,
-    pub intent_timeouts: u64,
-    /// Writes under a name that does not fit the pattern of its policy, those among them that were refused, and policies that
-    /// were refused since there are too many.
-    pub policy_warnings: u64,
-    pub policy_rejections: u64,
-    pub policies_full: u64,
-    /// Events that were emitted, those among them that had no rule, and rules that were refused since there are too many.
-    pub events: u64,
-    pub events_without_rule: u64,
-    pub rules_full: u64,
-    /// Keys whose time to live a read set back to full, and those for which there was no room to note it.
-    pub slides: u64,
-    pub slides_dropped: u64,
-    /// Callers that waited, that were refused to, and that were answered by a load they did not do.
-    pub waits: u64,
-    pub waits_refused: u64,
-    pub stampedes_suppressed: u64,
-    /// Keys that were put into the queue of a loader, and those that had to go for others.
-    pub jobs_queued: u64,
-    pub jobs_dropped: u64,
-    /// Floors and negatives that went before their time, in databases that are not held any more.
-    floors_dropped: u64,
-    negatives_dropped: u64,
-    /// Keys that were known here but not in the keyspace. Anything but 0 means an event that was missed.
-    pub ghosts: u64,
 }
 
 /// The moment at which a decision of the primary is repeated: no lingering floor of this server has a say then.
@@ -214,7 +159,7 @@ impl State {
     #[inline]
     pub fn next_deadline(&self) -> Option<UnixMs> {
         let loads = UnixMs::earliest(self.leases.next_deadline(), self.intents.next_deadline());
-        UnixMs::earliest(loads, self.loaders.waiting.next_look())
+        UnixMs::earliest(loads, self.loaders.next_look(self.leases.len()))
     }
 
     /// A number that no server had before: tokens begin with it.
@@ -229,107 +174,6 @@ impl State {
         self.loaders.drop_all();
         self.intents.demoted();
         self.slides.demoted();
-    }
-
-    /// Loads that are out.
-    pub fn leases(&self) -> usize {
-        self.leases.len()
-    }
-
-    /// Clients that wait for a load.
-    pub fn waiters(&self) -> usize {
-        self.leases.waiters()
-    }
-
-    /// Keys that are queued for loaders.
-    pub fn jobs(&self) -> usize {
-        self.loaders.jobs.len()
-    }
-
-    /// Loaders that wait for jobs.
-    pub fn waiting_loaders(&self) -> usize {
-        self.loaders.waiting.len()
-    }
-
-    /// Keys whose reads are counted.
-    pub fn hot_keys(&self) -> usize {
-        self.hot_keys.len()
-    }
-
-    /// Invalidations of tags that are remembered for the sake of loads under way.
-    pub fn fence_tags(&self) -> usize {
-        self.leases.remembered_tags()
-    }
-
-    /// Keys of which it is remembered why they went, and the bytes held for that.
-    pub fn departures(&self) -> (usize, usize) {
-        (self.departures.len(), self.departures.memory())
-    }
-
-    pub fn negatives(&self) -> usize {
-        self.databases.values().map(|database| database.negatives.len()).sum()
-    }
-
-    /// Negatives that went before their time, because `negatives-max` were there.
-    pub fn negatives_dropped(&self) -> u64 {
-        let held = self.databases.values().map(|database| database.negatives.dropped_by_cap());
-        held.fold(self.counters.negatives_dropped, u64::saturating_add)
-    }
-
-    /// Keys whose age is known.
-    pub fn soft_expiries(&self) -> usize {
-        self.databases.values().map(|database| database.freshness.len()).sum()
-    }
-
-    /// Keys waiting for the reclaimer; one under several invalidated tags counts for each.
-    pub fn backlog(&self) -> usize {
-        let retired: usize = self.databases.values().map(|database| database.tags.retired_len()).sum();
-        retired.saturating_add(self.doomed.len())
-    }
-
-    /// Keys with tags.
-    pub fn tagged_keys(&self) -> usize {
-        self.databases.values().map(|database| database.tags.len()).sum()
-    }
-
-    /// Looks at tags, `most` of them at most.
-    pub fn survey_tags(&self, most: usize) -> TagSurvey {
-        let mut survey = TagSurvey::default();
-        for database in self.databases.values() {
-            database.tags.survey(&mut survey, most);
-        }
-        survey
-    }
-
-    /// Tags that some key carries.
-    pub fn tag_count(&self) -> usize {
-        self.databases.values().map(|database| database.tags.tag_count()).sum()
-    }
-
-    /// Version floors of keys that are there.
-    pub fn live_floors(&self) -> usize {
-        self.databases.values().map(|database| database.floors.live()).sum()
-    }
-
-    /// Version floors that outlive their keys.
-    pub fn lingering_floors(&self) -> usize {
-        self.databases.values().map(|database| database.floors.lingering()).sum()
-    }
-
-    /// Floors that went before their time, because `version-floors-max` were there.
-    pub fn floors_dropped(&self) -> u64 {
-        let held = self.databases.values().map(|database| database.floors.dropped_by_cap());
-        held.fold(self.counters.floors_dropped, u64::saturating_add)
-    }
-
-    /// Bytes held for tags, floors, ages and negatives. O(keys / 800).
-    pub fn memory(&self) -> usize {
-        let of = |database: &Database| {
-            let tables = [&database.freshness, &database.unconfirmed].map(|table| table.memory());
-            let rest = [database.tags.memory(), database.floors.memory(), database.negatives.memory()];
-            tables.into_iter().chain(rest).sum::<usize>()
-        };
-        self.databases.values().map(of).sum()
     }
 
     /// The key was written by a CACHE command: this is what is known of it now.
@@ -462,7 +306,7 @@ impl State {
             },
             KeyEvent::Replaced | KeyEvent::Written | KeyEvent::Loaded => return,
         };
-        self.departures.note(bound(config.explain_history_max), db, key, why, now);
+        self.key_history.note(bound(config.explain_history_max), db, key, why, now);
     }
 
     pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
@@ -541,7 +385,7 @@ impl State {
             self.forget_beginning(began);
         }
         self.slides.flushed(db);
-        self.departures.flushed(db);
+        self.key_history.flushed(db);
         let other = |of: usize| db.is_some_and(|db| db != of);
         self.keep_databases(|of, _| other(of));
         self.doomed.retain(|(of, _)| other(*of));
@@ -553,7 +397,7 @@ impl State {
         self.hot_keys.swapped(a, b);
         self.intents.swapped(a, b);
         self.slides.swapped(a, b);
-        self.departures.swapped(a, b);
+        self.key_history.swapped(a, b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
         self.databases.extend(at_b.map(|database| (a, database)));
@@ -583,7 +427,8 @@ impl State {
 
     /// Caps that became smaller take effect, bit by bit where far more is held.
     pub fn config_changed(&mut self, config: &Config) {
-        self.departures.limit(bound(config.explain_history_max));
+        self.key_history.limit(bound(config.explain_history_max));
+        self.loaders.look_at_all();
         for database in self.databases.values_mut() {
             database.limit(config);
         }

@@ -190,9 +190,8 @@ pub fn wait<S: Server>(
     }
     let db = server.db();
     let state = server.state();
-    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
     let longest = keys.iter().map(|key| state.lock.queues.len_of(db, key.bytes)).max().unwrap_or(0);
-    if full(state.waiters(), state.config.waiters_max) || full(longest, state.config.waiters_per_key_max) {
+    if !state.has_room_to_wait(longest) {
         let refused = &mut state.lock.counters.waits_refused;
         *refused = refused.saturating_add(1);
         return Err(Error::TooManyWaiters);

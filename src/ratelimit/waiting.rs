@@ -77,9 +77,8 @@ pub fn wait<S: Server>(
     }
     let (db, since) = (server.db(), server.now().to_ms());
     let state = server.state();
-    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
     let waiting = state.ratelimit.queues.len_of(db, key.bytes);
-    if full(state.waiters(), state.config.waiters_max) || full(waiting, state.config.waiters_per_key_max) {
+    if !state.has_room_to_wait(waiting) {
         let refused = &mut state.ratelimit.waits_refused;
         *refused = refused.saturating_add(1);
         return Err(Error::TooManyWaiters);

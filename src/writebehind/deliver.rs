@@ -117,11 +117,13 @@ pub fn wait<S: Server>(
     wish: Wish,
     block_ms: i64,
 ) -> Result<Option<Reply<'static>>, Error> {
+    if !server.may_block() {
+        return Ok(None);
+    }
     let db = server.db();
     let state = server.state();
-    let full = |waiting: usize, max: i64| usize::try_from(max).is_ok_and(|max| waiting >= max);
     let here = state.writebehind.waiting.len_of(db, queue.bytes);
-    if full(state.waiters(), state.config.waiters_max) || full(here, state.config.waiters_per_key_max) {
+    if !state.has_room_to_wait(here) {
         let refused = &mut state.writebehind.counters.waits_refused;
         *refused = refused.saturating_add(1);
         return Err(Error::TooManyWaiters);

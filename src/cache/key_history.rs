@@ -43,13 +43,13 @@ struct Departure {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(super) struct KeyHistory {
     /// The oldest first.
     ring: VecDeque<Departure>,
     hasher: DefaultHashBuilder,
 }
 
-impl Departures {
+impl KeyHistory {
     /// The key went. At most `max` departures are remembered.
     pub fn note(&mut self, max: usize, db: usize, key: &[u8], why: Why<'_>, at: UnixMs) {
         while self.ring.len() >= max {
@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn the_last_departure_of_a_key_is_told_while_it_is_remembered() {
-        let mut gone = Departures::default();
-        let note = |gone: &mut Departures, key: &[u8], why| gone.note(3, 0, key, why, UnixMs(gone.len() as i64));
+        let mut gone = KeyHistory::default();
+        let note = |gone: &mut KeyHistory, key: &[u8], why| gone.note(3, 0, key, why, UnixMs(gone.len() as i64));
         note(&mut gone, b"a", Why::Expired);
         note(&mut gone, b"b", Why::Tag(b"t"));
         note(&mut gone, b"a", Why::Event(b"e"));
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn many_for_the_same_reason_share_its_name() {
-        let mut gone = Departures::default();
+        let mut gone = KeyHistory::default();
         for key in [b"a", b"b"] {
             gone.note(9, 0, key, Why::Tag(b"t"), UnixMs(0));
         }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn databases_are_flushed_and_swapped() {
-        let mut gone = Departures::default();
+        let mut gone = KeyHistory::default();
         for db in [0, 1] {
             gone.note(9, db, b"k", if db == 0 { Why::Expired } else { Why::Evicted }, UnixMs(0));
         }
