@@ -193,6 +193,7 @@ impl FakeServer {
                 unlinked.push(key.to_vec());
                 self.event(KeyEvent::Deleted, key);
                 if let Some(event) = event {
+                    self.state.cache.was_invalidated(key);
                     self.announce(event, Arg::named(key));
                 }
             }

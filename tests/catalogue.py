@@ -265,7 +265,7 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.RULE|DEL": Example((EVENT,)),
     "CACHE.RULE|LIST": Example((), writes=False),
     "CACHE.EXPLAIN": Example((Key("string"),), writes=False),
-    "CACHE.STATS": Example((), writes=False),
+    "CACHE.STATS": Example((), once=(("POLICY", "p"),), writes=False),
     "CACHE.DOCTOR": Example((), writes=False),
     "CACHE.EMIT": Example((EVENT, Data("{}"))),
     "LOCK.ACQUIRE": Example(

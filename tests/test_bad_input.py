@@ -210,8 +210,8 @@ def test_ten_thousand_keys(server, raw):
 
 def needs_words(command):
     """Can the command have a wrong number of words? One with options alone cannot."""
-    parts = EXAMPLES[command].parts
-    return not parts or not isinstance(parts[0], Option)
+    parts, once = EXAMPLES[command].parts, EXAMPLES[command].once
+    return not isinstance(parts[0], Option) if parts else not once
 
 
 @every_command

@@ -184,8 +184,9 @@ def test_the_right_to_the_key_is_needed(make_server):
 # CACHE.STATS
 
 
-def stats(client):
-    return {name.decode(): value for name, value in fields(client.execute_command("CACHE.STATS")).items()}
+def stats(client, policy=None):
+    words = [] if policy is None else ["POLICY", policy]
+    return {name.decode(): value for name, value in fields(client.execute_command("CACHE.STATS", *words)).items()}
 
 
 def test_stats_are_those_of_info_and_a_ratio(make_server, protocol):
@@ -213,10 +214,47 @@ def test_stats_are_those_of_info_and_a_ratio(make_server, protocol):
             assert metric(server, f"cache_{name}") == value, name
 
 
-@pytest.mark.parametrize("words", [("x",), ("POLICY",), ("", "")])
-def test_stats_take_no_words(client, words):
-    with pytest.raises(Exception, match="wrong number of arguments"):
+@pytest.mark.parametrize("words", [("x",), ("POLICY",), ("POLICY", "p", "q"), ("", "")])
+def test_stats_take_one_policy_and_nothing_else(client, words):
+    client.execute_command("CACHE.POLICY", "SET", "p")
+    with pytest.raises(Exception, match="syntax error"):
         client.execute_command("CACHE.STATS", *words)
+
+
+def test_a_policy_has_the_stats_of_its_keys(make_server, protocol):
+    server = make_server()
+    client = server.client(protocol)
+    with pytest.raises(Exception, match="no such policy"):
+        stats(client, "users")
+    client.execute_command(
+        "CACHE.POLICY", "SET", "users", "PREFIX", "u:", "EX", 100, "PATTERN", "u:{id}", "ENFORCE", "reject"
+    )
+    client.execute_command("CACHE.POLICY", "SET", "sessions", "PREFIX", "u:s:", "EX", 100)
+    assert list(stats(client, "users"))[: len(STATS)] == STATS
+    client.execute_command("CACHE.MSET", 2, "u:1", "v", "u:s:1", "v", "TAGS", 1, "t")
+    with pytest.raises(Exception, match="does not match"):
+        client.execute_command("CACHE.SET", "u:1:x", "v")
+    client.execute_command("CACHE.MGET", "u:1", "u:1", "u:2", "u:s:1", "other")
+    token = client.execute_command("CACHE.FETCH", "u:3")[2]
+    with RawClient(server) as waiter:
+        waiter.send("CACHE.FETCH", "u:3", "WAIT", 0)
+        eventually(lambda: stats(client, "users")["waiters"] == 1)
+        assert stats(client, "users")["leases"] == 1
+        client.execute_command("CACHE.FILL", "u:3", token, "w", "TAGS", 1, "t")
+        assert waiter.read()[:2] == [b"HIT", b"w"]
+    assert client.execute_command("CACHE.INVALIDATETAG", "t") == 3
+    client.execute_command("CACHE.FETCH", "u:4", "LEASE", 1)
+    eventually(lambda: stats(client, "users")["lease_timeouts"] == 1)
+    told = stats(client, "users")
+    assert (told["hits"], told["misses"], told["sets"]) == (2, 4, 2)
+    assert (told["leases"], told["leases_granted"], told["waiters"], told["waits"]) == (0, 2, 0, 1)
+    assert (told["fills"], told["stampedes_suppressed"], told["invalidations"]) == (1, 1, 2)
+    assert (told["policy_warnings"], told["policy_rejections"]) == (0, 1)
+    told = stats(client, "sessions")
+    assert (told["hits"], told["misses"], told["sets"], told["invalidations"]) == (1, 0, 1, 1)
+    client.execute_command("CACHE.POLICY", "DEL", "users")
+    with pytest.raises(Exception, match="no such policy"):
+        stats(client, "users")
 
 
 # CACHE.DOCTOR

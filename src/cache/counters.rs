@@ -1,6 +1,7 @@
 //! What INFO and CACHE.STATS tell of the cache: what was counted, and how much there is just now.
 
 use super::database::Database;
+use super::policies::InForce;
 use super::scan::TagSurvey;
 use super::state::State;
 
@@ -58,6 +59,39 @@ pub struct Counters {
     pub(super) negatives_dropped: u64,
     /// Keys that were known here but not in the keyspace. Anything but 0 means an event that was missed.
     pub ghosts: u64,
+}
+
+impl State {
+    /// Counts what concerns a key: in all, and for its policy.
+    #[inline]
+    pub(super) fn count(&mut self, key: &[u8], n: u64, which: impl Fn(&mut Counters) -> &mut u64) {
+        let counter = which(&mut self.counters);
+        *counter = counter.saturating_add(n);
+        self.count_by_policy(key, n, which);
+    }
+
+    /// For the policy of the key alone: in all it was counted at once for many.
+    #[inline]
+    pub(super) fn count_by_policy(&self, key: &[u8], n: u64, which: impl Fn(&mut Counters) -> &mut u64) {
+        if !self.policies.is_empty()
+            && let Some(policy) = self.policies.find(key)
+        {
+            policy.stats.count(n, which);
+        }
+    }
+
+    /// For the policy that a write goes by, which need not be that of its key.
+    pub(super) fn count_for(&mut self, policy: &InForce, which: impl Fn(&mut Counters) -> &mut u64) {
+        let counter = which(&mut self.counters);
+        *counter = counter.saturating_add(1);
+        policy.stats.count(1, which);
+    }
+
+    /// A key was removed since it, or a tag of it, was invalidated.
+    #[inline]
+    pub fn was_invalidated(&self, key: &[u8]) {
+        self.count_by_policy(key, 1, |counters| &mut counters.invalidations);
+    }
 }
 
 /// How much there is. O(databases) where nothing else is said.

@@ -30,7 +30,7 @@ pub(super) fn accept<S: Server>(
     let Some((token, load)) =
         token.and_then(|token| Some((token, server.state().cache.leases.find(db, key.bytes, token)?)))
     else {
-        refused(server);
+        refused(server, key);
         return Ok(None);
     };
     let refusal = refusal(server, key, &load, tags, version);
@@ -39,19 +39,18 @@ pub(super) fn accept<S: Server>(
     let taken = server.state().cache.leases.take(db, key.bytes, token);
     let revoked = taken.map_or(Some(0), |load| load.revoked);
     if let Some(before) = refusal.into_iter().chain(revoked).min() {
-        refused(server);
+        refused(server, key);
         answer_all(server, key.bytes, Some(before), answer.status, answer.value.as_ref());
         settle(server, key);
         return Ok(None);
     }
     if server.memory_full(key) {
-        refused(server);
+        refused(server, key);
         answer_all(server, key.bytes, None, answer.status, answer.value.as_ref());
         server.state().cache.leases.forget(db, key.bytes);
         return Err(Error::OutOfMemory);
     }
-    let counters = &mut server.state().cache.counters;
-    counters.fills = counters.fills.saturating_add(1);
+    server.state().cache.count(key.bytes, 1, |counters| &mut counters.fills);
     Ok(Some(load))
 }
 
@@ -68,9 +67,8 @@ pub(super) fn took_us<S: Server>(server: &S, load: &Load) -> u32 {
     u32::try_from(us).unwrap_or(u32::MAX)
 }
 
-fn refused<S: Server>(server: &mut S) {
-    let counters = &mut server.state().cache.counters;
-    counters.fills_refused = counters.fills_refused.saturating_add(1);
+fn refused<S: Server>(server: &mut S, key: Arg<'_>) {
+    server.state().cache.count(key.bytes, 1, |counters| &mut counters.fills_refused);
 }
 
 /// Whether the value must not be stored. If so it may answer those who came before this place in the sequence: 0, nobody.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::policies::{Enforce, Policy};
+use super::policies::{Enforce, InForce};
 use super::write_options::{Expires, Terms, WriteOptions};
 use super::{ahead, sliding};
 use crate::args::Arg;
@@ -40,7 +40,7 @@ fn expires_by_policy<S: Server>(
 }
 
 /// The policy of a write: the one that it names, else that of its key. The key's name is judged by it.
-fn of_write<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> Result<Option<Rc<Policy>>, Error> {
+fn of_write<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>) -> Result<Option<Rc<InForce>>, Error> {
     if server.replayed() {
         return Ok(None);
     }
@@ -54,16 +54,16 @@ fn of_write<S: Server>(server: &mut S, key: Arg<'_>, options: &WriteOptions<'_>)
     Ok(Some(policy))
 }
 
-fn judge_name<S: Server>(server: &mut S, policy: &Policy, key: Arg<'_>) -> Result<(), Error> {
+fn judge_name<S: Server>(server: &mut S, policy: &InForce, key: Arg<'_>) -> Result<(), Error> {
     if policy.enforce == Enforce::Off || policy.pattern.as_ref().is_none_or(|pattern| pattern.fits(key.bytes)) {
         return Ok(());
     }
     let cache = &mut server.state().cache;
     if policy.enforce == Enforce::Reject {
-        cache.counters.policy_rejections = cache.counters.policy_rejections.saturating_add(1);
+        cache.count_for(policy, |counters| &mut counters.policy_rejections);
         return Err(Error::KeyName(policy.name.clone()));
     }
-    cache.counters.policy_warnings = cache.counters.policy_warnings.saturating_add(1);
+    cache.count_for(policy, |counters| &mut counters.policy_warnings);
     cache.policies.misnamed(policy, key.bytes);
     Ok(())
 }
@@ -83,7 +83,7 @@ pub(super) fn negative_until<S: Server>(
 
 /// The policy of a key that is read.
 #[inline]
-pub(super) fn of_read<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Rc<Policy>> {
+pub(super) fn of_read<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Rc<InForce>> {
     let policies = &server.state().cache.policies;
     if policies.is_empty() { None } else { policies.find(key.bytes).cloned() }
 }
@@ -104,7 +104,7 @@ fn hit_under_policies<S: Server>(server: &mut S, key: Arg<'_>) {
 
 /// A client was given the value of a key of this policy, which was not past its soft expiry.
 #[inline]
-pub(super) fn was_hit<S: Server>(server: &mut S, key: Arg<'_>, policy: Option<&Policy>) {
+pub(super) fn was_hit<S: Server>(server: &mut S, key: Arg<'_>, policy: Option<&InForce>) {
     if let Some(policy) = policy {
         sliding::read(server, key, policy);
         ahead::read(server, key, policy);

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::jobs::Reason;
+use super::policy_stats::Mark;
 use crate::args::parse_int;
 use crate::clock::{UnixMs, UnixUs};
 
@@ -59,6 +60,8 @@ pub(super) struct Load {
     pub revoked: Option<u64>,
     /// `None`: a caller was elected.
     pub order: Option<Order>,
+    /// Of the policy of the key.
+    pub mark: Option<Mark>,
 }
 
 #[cfg(test)]

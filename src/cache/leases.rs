@@ -17,6 +17,7 @@ use std::rc::Rc;
 
 use super::fence::Fence;
 use super::lease::{Load, Order, Token};
+use super::policy_stats::Mark;
 use crate::clock::{UnixMs, UnixUs};
 use crate::server::Waiter;
 
@@ -68,6 +69,8 @@ pub(super) struct Seat {
     pub came: u64,
     pub role: Role,
     pub stale_ok: bool,
+    /// Of the policy of the key.
+    pub mark: Option<Mark>,
 }
 
 /// What is to be done with one who waits when nobody loads the key.
@@ -87,6 +90,7 @@ pub(super) struct Terms {
     pub refresh: bool,
     pub retirement: u64,
     pub order: Option<Order>,
+    pub mark: Option<Mark>,
 }
 
 /// Why nobody is elected.
@@ -148,9 +152,9 @@ impl Leases {
             return None;
         }
         let (began, number) = (self.next(), self.next_number());
-        let Terms { now, lease_ms, refresh, retirement, order } = terms;
+        let Terms { now, lease_ms, refresh, retirement, order, mark } = terms;
         let deadline = now.to_ms().plus(lease_ms);
-        let load = Load { number, began, began_at: now, deadline, retirement, refresh, revoked: None, order };
+        let load = Load { number, began, began_at: now, deadline, retirement, refresh, revoked: None, order, mark };
         let database = self.databases.entry(db).or_default();
         database.fence.opened(began);
         let name = name_of(&database.flights, key);
@@ -260,10 +264,10 @@ impl Leases {
     }
 
     /// Seats a waiter at the end of the key's queue.
-    pub fn join(&mut self, db: usize, key: &[u8], waiter: Waiter, role: Role, stale_ok: bool) {
+    pub fn join(&mut self, db: usize, key: &[u8], waiter: Waiter, role: Role, stale_ok: bool, mark: Option<Mark>) {
         let database = self.databases.entry(db).or_default();
         let name = name_of(&database.flights, key);
-        let seat = Seat { came: self.sequence, role, stale_ok };
+        let seat = Seat { came: self.sequence, role, stale_ok, mark };
         database.flights.entry(Rc::clone(&name)).or_default().queue.insert(waiter, seat);
         self.waiting.insert(waiter, (db, name));
     }

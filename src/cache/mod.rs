@@ -30,6 +30,7 @@ mod loading;
 mod negatives;
 pub mod policies;
 mod policy_dump;
+mod policy_stats;
 pub mod prefix_tree;
 mod read;
 mod reclaim;

@@ -2,10 +2,12 @@
 //! belong to no database, and FLUSHALL leaves them.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use super::early_refresh::BETA_MAX;
 use super::key_pattern::KeyPattern;
+use super::policy_stats::PolicyStats;
 use super::prefix_tree::PrefixTree;
 use super::write_options::{Jitter, Terms};
 use crate::clock::UnixMs;
@@ -81,11 +83,27 @@ impl Enforce {
     }
 }
 
+/// A policy in force, and what was counted of its keys.
+#[derive(Debug, Default)]
+pub struct InForce {
+    policy: Policy,
+    /// Outlives a change of the policy.
+    pub stats: Rc<PolicyStats>,
+}
+
+impl Deref for InForce {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.policy
+    }
+}
+
 /// The policies of the server, by name and by prefix.
 #[derive(Debug, Default)]
 pub struct Policies {
-    by_name: BTreeMap<Box<[u8]>, Rc<Policy>>,
-    by_prefix: PrefixTree<Rc<Policy>>,
+    by_name: BTreeMap<Box<[u8]>, Rc<InForce>>,
+    by_prefix: PrefixTree<Rc<InForce>>,
     misnamed: Misnamed,
 }
 
@@ -111,33 +129,34 @@ impl Policies {
 
     /// The policy of a key: the one with the longest prefix that it begins with. What this costs follows the key alone, not how
     /// many policies there are.
-    pub fn find(&self, key: &[u8]) -> Option<&Rc<Policy>> {
+    pub fn find(&self, key: &[u8]) -> Option<&Rc<InForce>> {
         self.by_prefix.longest(key)
     }
 
-    pub fn get(&self, name: &[u8]) -> Option<&Rc<Policy>> {
+    pub fn get(&self, name: &[u8]) -> Option<&Rc<InForce>> {
         self.by_name.get(name)
     }
 
     /// In the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Policy> {
-        self.by_name.values().map(|policy| &**policy)
+        self.by_name.values().map(|in_force| &in_force.policy)
     }
 
     /// The policy that has this prefix.
     pub fn of_prefix(&self, prefix: &[u8]) -> Option<&Policy> {
-        self.by_prefix.get(prefix).map(|policy| &**policy)
+        self.by_prefix.get(prefix).map(|in_force| &in_force.policy)
     }
 
-    /// Puts a policy in place of the one of that name. Another one that has its prefix goes.
+    /// Puts a policy in place of the one of that name, and goes on counting. Another one that has its prefix goes.
     pub fn put(&mut self, policy: Policy) {
+        let stats = self.get(&policy.name).map(|in_force| Rc::clone(&in_force.stats)).unwrap_or_default();
         self.remove(&policy.name.clone());
         if let Some(prefix) = &policy.prefix
             && let Some(other) = self.by_prefix.remove(prefix)
         {
             self.by_name.remove(&other.name);
         }
-        let policy = Rc::new(policy);
+        let policy = Rc::new(InForce { policy, stats });
         if let Some(prefix) = &policy.prefix {
             self.by_prefix.insert(prefix, Rc::clone(&policy));
         }

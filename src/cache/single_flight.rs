@@ -116,15 +116,13 @@ pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish
         Cached::Missing if is_negative(server, key) => Outcome::Nothing,
         Cached::Missing => missing(server, key, wish, false)?,
     };
-    let counters = &mut server.state().cache.counters;
-    let counter = match outcome {
+    server.state().cache.count(key.bytes, 1, |counters| match outcome {
         Outcome::Hit(_) => &mut counters.hits,
         Outcome::Refresh(..) if matches!(cached, Cached::Fresh(_)) => &mut counters.hits,
         Outcome::Refresh(..) | Outcome::Stale(_) => &mut counters.stale_hits,
         Outcome::Nothing => &mut counters.none_hits,
         Outcome::Miss(_) | Outcome::Busy | Outcome::Failed(_) => &mut counters.misses,
-    };
-    *counter = counter.saturating_add(1);
+    });
     Ok(outcome)
 }
 
@@ -163,8 +161,7 @@ fn refresh_early<S: Server>(server: &mut S, key: Arg<'_>, value: StringValue, wi
     let held = server.is_replica() || hold(server, key).is_some();
     match if held { None } else { elect_caller(server, key, wish, Reason::Ahead) } {
         Some(token) => {
-            let counters = &mut server.state().cache.counters;
-            counters.early_refreshes = counters.early_refreshes.saturating_add(1);
+            server.state().cache.count(key.bytes, 1, |counters| &mut counters.early_refreshes);
             Outcome::Refresh(value, token)
         }
         None => Outcome::Hit(value),
@@ -241,15 +238,15 @@ pub(super) fn begin<S: Server>(
 ) -> Option<Token> {
     let (db, now) = (server.db(), server.now());
     let state = server.state();
-    let terms = Terms { now, lease_ms, refresh, retirement: state.cache.retirements(db), order };
     let max = usize::try_from(state.config.leases_max).unwrap_or(0);
     let cache = &mut state.cache;
+    let mark = cache.policies.find(key.bytes).map(|policy| policy.stats.load_mark.clone());
+    let terms = Terms { now, lease_ms, refresh, retirement: cache.retirements(db), order, mark };
     let token = cache.leases.begin(db, key.bytes, terms, max);
-    let counter = match token {
-        Some(_) => &mut cache.counters.leases_granted,
-        None => &mut cache.counters.leases_full,
-    };
-    *counter = counter.saturating_add(1);
+    cache.count(key.bytes, 1, |counters| match token {
+        Some(_) => &mut counters.leases_granted,
+        None => &mut counters.leases_full,
+    });
     token
 }
 
@@ -261,7 +258,7 @@ pub(super) fn end_what_ran_out<S: Server>(server: &mut S, db: usize, key: &[u8])
     if ended.is_empty() {
         return;
     }
-    cache.counters.lease_timeouts = cache.counters.lease_timeouts.saturating_add(ended.len() as u64);
+    cache.count(key, ended.len() as u64, |counters| &mut counters.lease_timeouts);
     for Order { loader, reason } in
         ended.into_iter().filter(|load| load.revoked.is_none()).filter_map(|load| load.order)
     {
@@ -294,8 +291,7 @@ pub(super) fn answer_all<S: Server>(
     let told = || reply(status, value.map_or(Reply::Nil, |value| Reply::Shared(Rc::clone(value))), None);
     let answered = answer_some(server, key, before, |_| true, told);
     if status == "HIT" || status == "NONE" {
-        let counters = &mut server.state().cache.counters;
-        counters.stampedes_suppressed = counters.stampedes_suppressed.saturating_add(answered);
+        server.state().cache.count(key, answered, |counters| &mut counters.stampedes_suppressed);
     }
 }
 
@@ -422,7 +418,7 @@ pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>, wait
     let db = server.db();
     let state = server.state();
     if !state.has_room_to_wait(state.cache.leases.waiters_of(db, key.bytes)) {
-        state.cache.counters.waits_refused = state.cache.counters.waits_refused.saturating_add(1);
+        state.cache.count(key.bytes, 1, |counters| &mut counters.waits_refused);
         return None;
     }
     let waiter = server.block(wait_ms, busy())?;
@@ -431,8 +427,9 @@ pub(super) fn wait<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>, wait
         By::Loader(loader) => Role::Reader { loader: loader.into() },
     };
     let cache = &mut server.state().cache;
-    cache.counters.waits = cache.counters.waits.saturating_add(1);
-    cache.leases.join(db, key.bytes, waiter, role, wish.stale_ok);
+    cache.count(key.bytes, 1, |counters| &mut counters.waits);
+    let mark = cache.policies.find(key.bytes).map(|policy| policy.stats.wait_mark.clone());
+    cache.leases.join(db, key.bytes, waiter, role, wish.stale_ok, mark);
     Some(Reply::Later)
 }
 

@@ -178,7 +178,7 @@ impl State {
 
     /// The key was written by a CACHE command: this is what is known of it now.
     pub(super) fn stored(&mut self, config: &Config, (db, key): (usize, &[u8]), known: Known<'_>) -> Result<(), Error> {
-        self.counters.sets = self.counters.sets.saturating_add(1);
+        self.count(key, 1, |counters| &mut counters.sets);
         let Known { tags, version, now, freshness } = known;
         if tags.is_empty() && version.is_none() && freshness.is_none() {
             if let Some(database) = self.databases.get_mut(&db) {

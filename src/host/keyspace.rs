@@ -515,10 +515,13 @@ impl Running<'_> {
     fn unlink_each(&mut self, keys: &[&[u8]], event: Option<&CStr>) -> usize {
         self.close();
         let mut unlinked: Vec<OwnedString> = Vec::with_capacity(keys.len());
-        let event = event.filter(|_| self.is_heard());
+        let (invalidated, event) = (event.is_some(), event.filter(|_| self.is_heard()));
         for key in keys {
             let name = OwnedString::new(key);
             if self.unlink_one(name.raw()) {
+                if invalidated {
+                    state().cache.was_invalidated(key);
+                }
                 if let Some(event) = event {
                     self.notify(OWN_EVENTS, event, name.raw());
                 }

@@ -76,7 +76,7 @@ impl Command for Fail {
             single_flight::settle(server, key);
             return Ok(Reply::Int(0));
         }
-        cache.counters.load_failures = cache.counters.load_failures.saturating_add(1);
+        cache.count(key.bytes, 1, |counters| &mut counters.load_failures);
         match message {
             Some(message) => single_flight::failed(server, key, message.bytes, retry_ms.unwrap_or(RETRY_MS)),
             None => single_flight::given_up(server, key, retry_ms.unwrap_or(0)),

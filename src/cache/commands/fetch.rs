@@ -3,7 +3,7 @@
 use crate::args::{Arg, Args, once};
 use crate::cache::early_refresh::BETA_MAX;
 use crate::cache::governed;
-use crate::cache::policies::Policy;
+use crate::cache::policies::InForce;
 use crate::cache::single_flight::{self, By, Outcome, Wish};
 use crate::commands::Command;
 use crate::config::Config;
@@ -61,7 +61,7 @@ impl Options {
     }
 
     /// The same for a key of this policy.
-    pub(super) fn under(&self, policy: Option<&Policy>, wish: Wish<'static>) -> Wish<'static> {
+    pub(super) fn under(&self, policy: Option<&InForce>, wish: Wish<'static>) -> Wish<'static> {
         let beta = self.beta.or_else(|| policy?.beta);
         beta.map_or(wish, |beta| Wish { beta, ..wish })
     }

@@ -24,6 +24,11 @@ pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<Str
     })
 }
 
+#[inline]
+pub(super) fn count_answer<S: Server>(server: &mut S, key: Arg<'_>, found: bool) {
+    server.state().cache.count(key.bytes, 1, |counters| if found { &mut counters.hits } else { &mut counters.misses });
+}
+
 impl Command for Get {
     const SPEC: &'static CommandSpec = &CommandSpec {
         name: "cache.get",
@@ -47,17 +52,8 @@ impl Command for Get {
 
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let value = read(server, key)?;
-        let counters = &mut server.state().cache.counters;
-        match value {
-            Some(value) => {
-                counters.hits = counters.hits.saturating_add(1);
-                Ok(Reply::Bytes(server.bytes(value)))
-            }
-            None => {
-                counters.misses = counters.misses.saturating_add(1);
-                Ok(Reply::Nil)
-            }
-        }
+        count_answer(server, key, value.is_some());
+        Ok(value.map_or(Reply::Nil, |value| Reply::Bytes(server.bytes(value))))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::get::read;
+use super::get::{count_answer, read};
 use crate::args::{Arg, Args};
 use crate::commands::Command;
 use crate::error::Error;
@@ -38,13 +38,12 @@ impl Command for MGet {
     /// One key of another type fails the whole call, unlike MGET: each element is what CACHE.GET would have answered.
     fn run<'s, S: Server>(keys: KeyList<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let mut values: SmallVec<[Option<StringValue>; 16]> = SmallVec::new();
-        for key in keys {
+        for &key in &keys {
             values.push(read(server, key)?);
         }
-        let hits = values.iter().flatten().count();
-        let counters = &mut server.state().cache.counters;
-        counters.hits = counters.hits.saturating_add(hits as u64);
-        counters.misses = counters.misses.saturating_add(values.len().saturating_sub(hits) as u64);
+        for (&key, value) in keys.iter().zip(&values) {
+            count_answer(server, key, value.is_some());
+        }
         let server = &*server;
         let replies =
             values.into_iter().map(|value| value.map_or(Reply::Nil, |value| Reply::Bytes(server.bytes(value))));

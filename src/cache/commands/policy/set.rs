@@ -164,7 +164,7 @@ impl Command for Set {
             check(server, &policy)?;
         }
         let policies = &mut server.state().cache.policies;
-        if policies.get(&policy.name).is_none_or(|old| **old != policy) {
+        if policies.get(&policy.name).is_none_or(|old| ***old != policy) {
             policies.put(policy);
             server.replicate_verbatim();
         }
