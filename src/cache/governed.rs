@@ -82,7 +82,7 @@ pub(super) fn negative_until<S: Server>(
 }
 
 /// The policy of a key that is read.
-#[inline]
+#[inline(always)]
 pub(super) fn of_read<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Rc<InForce>> {
     let policies = &server.state().cache.policies;
     if policies.is_empty() { None } else { policies.find(key.bytes).cloned() }
@@ -103,7 +103,7 @@ fn hit_under_policies<S: Server>(server: &mut S, key: Arg<'_>) {
 }
 
 /// A client was given the value of a key of this policy, which was not past its soft expiry.
-#[inline]
+#[inline(always)]
 pub(super) fn was_hit<S: Server>(server: &mut S, key: Arg<'_>, policy: Option<&InForce>) {
     if let Some(policy) = policy {
         sliding::read(server, key, policy);

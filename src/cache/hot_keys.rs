@@ -18,7 +18,7 @@ const COUNTERS: usize = 2048;
 /// Longer keys are not counted.
 const KEY_MAX: usize = 512;
 /// How many reads are all counted between two [ticks](HotKeys::tick).
-const ALL_COUNTED: u32 = 128;
+const ALL_COUNTED: u32 = 32;
 /// Beyond those one in so many, in the mean.
 const ONE_IN: u64 = 16;
 /// After so many milliseconds a read counts half.
@@ -198,12 +198,12 @@ mod tests {
     fn a_few_keys_are_counted_exactly() {
         let mut hot = HotKeys::default();
         hot.tick(UnixMs(0));
-        for _ in 0..50 {
+        for _ in 0..20 {
             read(&mut hot, 0, b"a", &mut 0);
         }
         read(&mut hot, 0, b"b", &mut 0);
         read(&mut hot, 1, b"other database", &mut 0);
-        assert_eq!(hot.most_read(0, b""), [(&b"a"[..], 50), (b"b", 1)]);
+        assert_eq!(hot.most_read(0, b""), [(&b"a"[..], 20), (b"b", 1)]);
         assert_eq!(hot.most_read(0, b"b"), [(&b"b"[..], 1)]);
         hot.swapped(0, 1);
         assert_eq!(hot.most_read(0, b""), [(&b"other database"[..], 1)]);

@@ -28,10 +28,13 @@ pub(super) enum Cached {
 /// the origin has, so it stands in for a value that is gone or stale; and while the key is deleted by it, or nobody knows the
 /// value, there is none. Unless the key is being written in the database besides: then no value is fresh, and none is known to be
 /// gone.
+#[inline]
 pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
-    if !server.state().any_dirty() {
-        return look_cached(server, key);
-    }
+    if server.state().any_dirty() { look_at_queues(server, key) } else { look_cached(server, key) }
+}
+
+#[inline(never)]
+fn look_at_queues<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     let db = server.db();
     if server.state().hides(db, key.bytes) {
         let deleted = server.state().dirty(db, key.bytes) == Some(Dirty::Deleted);
@@ -54,10 +57,16 @@ pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Er
 }
 
 /// The same without regard to the queues.
+#[inline]
 pub(super) fn look_cached<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
-    if server.state().cache.remembers_nothing() {
+    if server.state().cache.doubts_nothing() {
         return Ok(server.string(key)?.map_or(Cached::Missing, Cached::Fresh));
     }
+    look_at_metadata(server, key)
+}
+
+#[inline(never)]
+fn look_at_metadata<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     let standing = standing(server, key);
     if standing == Standing::RunOut {
         return Ok(Cached::Missing);

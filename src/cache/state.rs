@@ -78,10 +78,12 @@ impl State {
         self.databases.values().any(|database| database.tags.has_retired()) || !self.doomed.is_empty()
     }
 
-    /// Nothing at all is known of any key: the fast way for reads.
+    /// No value of any key is known to be stale, invalid or in doubt, now or later: the fast way for reads. O(databases).
     #[inline]
-    pub fn remembers_nothing(&self) -> bool {
-        self.databases.is_empty() && self.intents.is_empty()
+    pub fn doubts_nothing(&self) -> bool {
+        !self.maybe_retired
+            && self.intents.is_empty()
+            && self.databases.values().all(|database| database.freshness.is_empty())
     }
 
     /// Was the key invalidated, and not written since? For CACHE commands it is missing then.

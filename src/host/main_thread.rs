@@ -82,6 +82,8 @@ pub(super) struct HostState {
     pub room: super::blocked::Room,
     /// A command runs within LOCK.EXEC, as this user.
     pub executing: Option<super::user::User>,
+    /// The word that most FETCHes begin with.
+    pub hit: Option<super::execute::CallReply>,
     /// Words of replicated effects.
     pub words: Words,
     /// The last moment given out.

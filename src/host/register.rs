@@ -8,10 +8,10 @@ use redis_module::raw;
 use super::api::{Ctx, ERR, OK, Str, call, has, missing, ok};
 use super::command::entry;
 use super::log::{notice, warning};
-use super::main_thread::{read_role, state};
+use super::main_thread::{host, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::{aux, command_info, config, events, info, native_type, server_info, timer};
+use super::{aux, command_info, config, events, execute, info, native_type, server_info, timer};
 use crate::commands::{CONTAINERS, Command};
 use crate::every_command;
 use crate::ratelimit::commands::Throttle;
@@ -74,6 +74,7 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
         return false;
     }
     server_info::look(ctx);
+    host().hit = execute::word(ctx, c"HIT");
     state().config_changed();
     state().cache.set_epoch(rand::rng().random());
     timer::begin(ctx);

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_long};
 
 use super::api::{Ctx, call};
+use super::main_thread::host;
 use crate::error::Error;
 use crate::reply::Reply;
 
@@ -33,7 +34,7 @@ pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
             Reply::Bytes(bytes) => write_bytes(ctx, bytes),
             Reply::Found(status, value) => {
                 call!(RedisModule_ReplyWithArray, ctx, 3);
-                write_bytes(ctx, status.as_bytes());
+                write_status(ctx, status);
                 write_bytes(ctx, value);
                 call!(RedisModule_ReplyWithNull, ctx);
             }
@@ -68,6 +69,13 @@ pub(super) fn write_error(ctx: Ctx, error: &Error) {
     // SAFETY: the context of the running command and a NUL-terminated string.
     unsafe {
         call!(RedisModule_ReplyWithError, ctx, text.as_ptr());
+    }
+}
+
+fn write_status(ctx: Ctx, status: &str) {
+    let repeated = status == "HIT" && host().hit.as_ref().is_some_and(|hit| hit.repeat(ctx));
+    if !repeated {
+        write_bytes(ctx, status.as_bytes());
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<Str
     })
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn count_answer<S: Server>(server: &mut S, key: Arg<'_>, found: bool) {
     server.state().cache.count(key.bytes, 1, |counters| if found { &mut counters.hits } else { &mut counters.misses });
 }
