@@ -1,5 +1,6 @@
 //! The one table of metrics. The INFO sections and docs/metrics.md follow it.
 
+use crate::clock::UnixMs;
 use crate::state::State;
 
 /// A number in INFO, under `keyward_<name>`.
@@ -7,7 +8,23 @@ pub struct Metric {
     pub name: &'static str,
     pub summary: &'static str,
     pub kind: Kind,
-    pub value: fn(&State) -> u64,
+    reading: Reading,
+}
+
+/// Where the number comes from.
+enum Reading {
+    Number(fn(&State) -> u64),
+    /// The milliseconds since this moment, 0 without one.
+    Age(fn(&State) -> Option<UnixMs>),
+}
+
+impl Metric {
+    pub fn value(&self, state: &State, now: UnixMs) -> u64 {
+        match self.reading {
+            Reading::Number(of) => of(state),
+            Reading::Age(since) => since(state).map_or(0, |since| u64::try_from(now.since(since)).unwrap_or(0)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +42,15 @@ pub struct Section {
 }
 
 const fn counter(name: &'static str, summary: &'static str, value: fn(&State) -> u64) -> Metric {
-    Metric { name, summary, kind: Kind::Counter, value }
+    Metric { name, summary, kind: Kind::Counter, reading: Reading::Number(value) }
 }
 
 const fn gauge(name: &'static str, summary: &'static str, value: fn(&State) -> u64) -> Metric {
-    Metric { name, summary, kind: Kind::Gauge, value }
+    Metric { name, summary, kind: Kind::Gauge, reading: Reading::Number(value) }
+}
+
+const fn age(name: &'static str, summary: &'static str, since: fn(&State) -> Option<UnixMs>) -> Metric {
+    Metric { name, summary, kind: Kind::Gauge, reading: Reading::Age(since) }
 }
 
 /// A size as INFO shows it.
@@ -225,6 +246,9 @@ pub static SECTIONS: &[Section] = &[
             gauge("writebehind_queues", "Queues.", |s| size(s.writebehind.queues())),
             gauge("writebehind_dirty", "Records that the database does not have yet.", |s| {
                 size(s.writebehind.tally().dirty)
+            }),
+            age("writebehind_oldest_ms", "How long ago the oldest of them was first written, in milliseconds.", |s| {
+                s.writebehind.oldest()
             }),
             gauge("writebehind_in_flight", "Records that a worker has claimed.", |s| {
                 size(s.writebehind.tally().in_flight)

@@ -815,6 +815,21 @@ def test_too_many_waiters_are_refused(make_server):
     assert server.info("everything")["keyward_writebehind_waits_refused"] == 1
 
 
+def test_the_age_of_what_waits_is_a_metric(client):
+    def age() -> int:
+        return client.info("keyward")["keyward_writebehind_oldest_ms"]
+
+    assert age() == 0
+    for queue in ("q", "later"):
+        client.execute_command("WRITEBEHIND.SET", queue, f"{queue}:key", "v")
+        eventually(lambda: age() > 20)
+    # The time goes on between the two; a queue that is younger does not come between them.
+    at_least, shown, at_most = info(client)["oldest_ms"], age(), info(client)["oldest_ms"]
+    assert at_least <= shown <= at_most
+    client.delete("q", "later")
+    assert age() == 0
+
+
 # Shapes
 
 

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 use redis_module::raw;
 
 use super::api::{Ctx, call, ok};
-use super::main_thread::state;
+use super::main_thread::{now, state};
 use super::shell::guarded;
 use crate::metrics::SECTIONS;
 
@@ -20,6 +20,7 @@ unsafe extern "C" fn on_info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report
         return;
     }
     guarded("INFO", || {
+        let now = now().to_ms();
         for section in SECTIONS {
             let Ok(name) = CString::new(section.name) else { continue };
             // SAFETY: the context of the running callback and NUL-terminated strings that live through the call.
@@ -29,7 +30,7 @@ unsafe extern "C" fn on_info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report
                 }
                 for metric in section.metrics {
                     let Ok(name) = CString::new(metric.name) else { continue };
-                    call!(RedisModule_InfoAddFieldULongLong, ctx, name.as_ptr(), (metric.value)(state()));
+                    call!(RedisModule_InfoAddFieldULongLong, ctx, name.as_ptr(), metric.value(state(), now));
                 }
             }
         }
