@@ -22,7 +22,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing (as root or with sudo)
-	@scripts/setup.sh server build python bench peers node database
+	@scripts/setup.sh server build python bench peers node database monitoring
 
 build: ## Build the module: target/release/libkeyward.so
 	@scripts/setup.sh build
@@ -64,11 +64,11 @@ test-rust: ## Unit and property tests; they need no server
 	cargo test --no-default-features --locked
 
 test-server: build venv ## pytest against redis-server (PYTEST_ARGS="-k name")
-	@scripts/setup.sh server peers node database
+	@scripts/setup.sh server peers node database monitoring
 	KEYWARD_SERVER=redis-7.0 $(PYTEST) $(PYTEST_ARGS)
 
 test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1
-	@scripts/setup.sh server peers node database
+	@scripts/setup.sh server peers node database monitoring
 	@failed=(); for server in $(MATRIX); do \
 		echo "== $$server"; \
 		KEYWARD_SERVER=$$server $(PYTEST) $(PYTEST_ARGS) || failed+=("$$server"); \

@@ -9,6 +9,8 @@
 #   peers    memcached, with which the tests compare
 #   node     node and npm, for the examples in JavaScript
 #   database PostgreSQL, to which the example's worker writes in the tests
+#   monitoring
+#            Prometheus and its exporter for Redis, which scrape in the tests
 #
 # Needs root or sudo only when something is missing, and then knows apt
 # (Debian, Ubuntu). Elsewhere it says what to install by hand. Running it again
@@ -53,7 +55,11 @@ for part in "$@"; do
             need npm command -v npm
             ;;
         database) need postgresql has_postgres ;;
-        *) die "unknown part '$part' (known: server build python bench peers node database)" ;;
+        monitoring)
+            need prometheus command -v prometheus
+            need prometheus-redis-exporter command -v prometheus-redis-exporter
+            ;;
+        *) die "unknown part '$part' (known: server build python bench peers node database monitoring)" ;;
     esac
 done
 
@@ -67,8 +73,8 @@ if ((${#missing[@]})); then
         die "neither root nor sudo: please have these installed: ${missing[*]}"
     fi
 
-    # Debian starts services of redis-server and postgresql when the packages
-    # are installed. The project does not use them: a policy file, removed
+    # Debian starts services of redis-server, postgresql and prometheus when the
+    # packages are installed. The project does not use them: a policy file, removed
     # again, keeps them from taking their ports now. They are left enabled as
     # the packages leave them.
     policy=/usr/sbin/policy-rc.d
