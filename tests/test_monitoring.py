@@ -282,6 +282,18 @@ def test_each_alert_has_a_test_and_a_row_in_the_page():
     assert rows == critical + [name for name in alert_names() if severities[name] == "warning"]
 
 
+@one_server
+def test_rates_are_of_counters_and_levels_of_gauges():
+    kinds = dict(re.findall(r"^\| `(keyward_\w+)` \| (\w+) \|", (PAGE.parent / "metrics.md").read_text(), re.MULTILINE))
+    # That they are above 0 is what counts.
+    bugs = {"keyward_caught_panics", "keyward_cache_ghosts"}
+    for text in (ALERTS, *(expression for _, expression in dashboard_queries())):
+        rated = set(re.findall(r"(?:rate|increase)\((keyward_\w+)", text))
+        others = set(re.findall(r"keyward_\w+", text)) - rated - bugs
+        assert {name for name in rated if kinds[name] != "counter"} == set(), text
+        assert {name for name in others if kinds[name] != "gauge"} == set(), text
+
+
 def dashboard() -> dict:
     return json.loads((EXAMPLE / "dashboard.json").read_text())
 

@@ -76,18 +76,34 @@ def test_a_refused_command_is_counted_as_failed(server, raw):
     assert (counted["calls"], counted["failed_calls"]) == (1, 1)
 
 
-def test_a_slow_command_is_a_latency_event(make_server):
-    """Five thousand keys take longer than a millisecond to remove, wherever this runs."""
-    server = make_server(config=["latency-monitor-threshold 1", "slowlog-log-slower-than 1000"])
+def invalidate_giant(server, raw):
     fill = server.client().pipeline(transaction=False)
     for n in range(5000):
         fill.execute_command("CACHE.SETTAGGED", f"k{n}", "v", "EX", 1000, "TAGS", 1, "giant")
     fill.execute()
+    assert raw.call("CACHE.INVALIDATETAG", "giant") == 5000
+
+
+def test_a_slow_command_is_a_latency_event(make_server):
+    """Five thousand keys take longer than a millisecond to remove, wherever this runs."""
+    server = make_server(config=["latency-monitor-threshold 1", "slowlog-log-slower-than 1000"])
     with RawClient(server) as raw:
-        raw.call("LATENCY", "RESET")
-        assert raw.call("CACHE.INVALIDATETAG", "giant") == 5000
+        invalidate_giant(server, raw)
         assert b"command" in [event[0] for event in raw.call("LATENCY", "LATEST")]
         assert [b"CACHE.INVALIDATETAG", b"giant"] in [entry.words for entry in slow_log(raw)]
+
+
+def test_long_work_that_no_command_does_is_a_latency_event(make_server):
+    """Tags that are larger than what is removed at once: the rest goes in slices, which end when a millisecond is over."""
+    server = make_server(args=["invalidate-sync-keys", "1"])
+    with RawClient(server) as raw:
+        for threshold in (0, 1, 10_000_000):
+            raw.call("CONFIG", "SET", "latency-monitor-threshold", threshold)
+            raw.call("LATENCY", "RESET")
+            invalidate_giant(server, raw)
+            eventually(lambda: server.info("keyward")["keyward_cache_reclaim_backlog"] == 0)
+            told = {event[0] for event in raw.call("LATENCY", "LATEST")}
+            assert told == set() if threshold != 1 else b"keyward-reclaim" in told
 
 
 # Commands that wait

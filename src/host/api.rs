@@ -59,7 +59,7 @@ required! {
     RedisModule_GetModuleUserFromUserName,
     RedisModule_FreeModuleUser, RedisModule_ACLCheckKeyPermissions, RedisModule_GetSelectedDb,
     RedisModule_InfoAddFieldULongLong, RedisModule_InfoAddSection, RedisModule_IsIOError, RedisModule_IsKeysPositionRequest, RedisModule_KeyAtPosWithFlags,
-    RedisModule_KeyType, RedisModule_LoadConfigs, RedisModule_LoadStringBuffer, RedisModule_LoadUnsigned,
+    RedisModule_KeyType, RedisModule_LatencyAddSample, RedisModule_LoadConfigs, RedisModule_LoadStringBuffer, RedisModule_LoadUnsigned,
     RedisModule_Log, RedisModule_LogIOError, RedisModule_ModuleTypeGetType, RedisModule_ModuleTypeGetValue,
     RedisModule_ModuleTypeSetValue, RedisModule_NotifyKeyspaceEvent, RedisModule_OpenKey, RedisModule_RandomKey, RedisModule_RegisterBoolConfig,
     RedisModule_RegisterEnumConfig, RedisModule_RegisterInfoFunc, RedisModule_RegisterNumericConfig, RedisModule_Replicate,

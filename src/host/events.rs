@@ -51,6 +51,7 @@ pub(super) fn subscribe(ctx: Ctx) -> bool {
             && server_event(raw::REDISMODULE_EVENT_REPLICA_CHANGE, 1)
             && server_event(raw::REDISMODULE_EVENT_FORK_CHILD, 1)
             && server_event(raw::REDISMODULE_EVENT_CLIENT_CHANGE, 1)
+            && server_event(raw::REDISMODULE_EVENT_CONFIG, 1)
     }
 }
 
@@ -194,6 +195,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
                 timer::queues_soon(ctx);
             }
         }
+        raw::REDISMODULE_EVENT_CONFIG => host().latency_monitored = None,
         raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),
         raw::REDISMODULE_EVENT_REPLICA_CHANGE | raw::REDISMODULE_EVENT_FORK_CHILD => host().audience = true,
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => {

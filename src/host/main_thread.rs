@@ -72,6 +72,8 @@ pub(super) struct HostState {
     /// Looks at the queues of locks and limiters.
     pub queue_alarm: Option<Alarm>,
     pub put_back_pace: PutBackPace,
+    /// Is the server's latency monitor on? To be asked again after each CONFIG SET.
+    pub latency_monitored: Option<bool>,
     /// A value of one of our types was loaded, copied or renamed, and its key event is still to come.
     pub native_arrival: bool,
     /// The old name of a RENAME, between its two events.

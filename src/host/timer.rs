@@ -1,7 +1,7 @@
 //! Work that no command does: reclaiming what was invalidated, putting evicted locks back, sweeping. All of it waits while
 //! replicas must see no traffic, for the server aborts on a write then.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::events;
 use super::keyspace::Running;
 use super::log::notice;
 use super::main_thread::{Alarm, HostState, host, may_write, now, state};
+use super::server_info::setting;
 use super::shell::guarded;
 use crate::cache::{due, reclaim, slide};
 use crate::clock::UnixMs;
@@ -38,6 +39,26 @@ type Callback = unsafe extern "C" fn(Ctx, *mut c_void);
 fn start(ctx: Ctx, after_ms: i64, callback: Callback) -> raw::RedisModuleTimerID {
     // SAFETY: the context of the running callback, and a callback that takes no data.
     unsafe { call!(RedisModule_CreateTimer, ctx, after_ms, Some(callback), null_mut()) }
+}
+
+/// Runs the work of a timer. No command shows how long it took, so LATENCY has it under the name of an event.
+fn timed(ctx: Ctx, event: &CStr, what: &str, work: impl FnOnce()) {
+    let begun = Instant::now();
+    guarded(what, work);
+    let ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+    // The server takes samples also while its monitor is off.
+    if ms > 0 && latency_is_monitored(ctx) {
+        // SAFETY: a NUL-terminated name, which the server copies.
+        unsafe { call!(RedisModule_LatencyAddSample, event.as_ptr(), ms) };
+    }
+}
+
+fn latency_is_monitored(ctx: Ctx) -> bool {
+    if host().latency_monitored.is_none() {
+        let threshold = setting(ctx, c"latency-monitor-threshold");
+        host().latency_monitored = Some(threshold.is_some_and(|ms| ms != "0"));
+    }
+    host().latency_monitored == Some(true)
 }
 
 /// Starts the work that goes on for ever.
@@ -126,7 +147,7 @@ fn watch_leases(ctx: Ctx, at: UnixMs) {
 }
 
 unsafe extern "C" fn on_lease(ctx: Ctx, _: *mut c_void) {
-    guarded("the leases and intents that ran out", || {
+    timed(ctx, c"keyward-leases", "the leases and intents that ran out", || {
         if rings(ctx, |host| &mut host.lease_alarm, on_lease) {
             in_slices(|| due(&mut Running::new(ctx, &[], false)));
             leases_soon(ctx);
@@ -144,7 +165,7 @@ pub(super) fn queues_soon(ctx: Ctx) {
 }
 
 unsafe extern "C" fn on_queue(ctx: Ctx, _: *mut c_void) {
-    guarded("the queues", || {
+    timed(ctx, c"keyward-queues", "the queues", || {
         if rings(ctx, |host| &mut host.queue_alarm, on_queue) {
             in_slices(|| crate::state::due(&mut Running::new(ctx, &[], true)));
             queues_soon(ctx);
@@ -173,7 +194,7 @@ pub(super) fn slides_soon(ctx: Ctx) {
 
 unsafe extern "C" fn on_slide(ctx: Ctx, _: *mut c_void) {
     host().slide_timer = false;
-    guarded("sliding", || {
+    timed(ctx, c"keyward-slides", "sliding", || {
         if host().replica || host().loading {
             return;
         }
@@ -189,7 +210,7 @@ unsafe extern "C" fn on_slide(ctx: Ctx, _: *mut c_void) {
 
 unsafe extern "C" fn on_reclaim(ctx: Ctx, _: *mut c_void) {
     host().reclaim_timer = false;
-    guarded("the reclaimer", || {
+    timed(ctx, c"keyward-reclaim", "the reclaimer", || {
         if host().replica || host().loading {
             return;
         }
@@ -207,7 +228,7 @@ unsafe extern "C" fn on_reclaim(ctx: Ctx, _: *mut c_void) {
 
 unsafe extern "C" fn on_put_back(ctx: Ctx, _: *mut c_void) {
     host().put_back_timer = false;
-    guarded("putting keys back", || {
+    timed(ctx, c"keyward-put-back", "putting keys back", || {
         if host().replica || host().loading {
             return;
         }
@@ -238,7 +259,7 @@ fn in_slices(mut work: impl FnMut() -> bool) -> bool {
 }
 
 unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
-    guarded("sweeping", || {
+    timed(ctx, c"keyward-sweep", "sweeping", || {
         let moment = now().to_ms();
         state().sweep(moment, SWEEP_BUDGET);
         if let Some(line) = state().cache.policies.log_line(moment) {
