@@ -105,6 +105,26 @@ def test_the_exporter_shows_every_number_and_provokes_no_error(make_server, tmp_
     assert (client.info("errorstats"), client.acl_log()) == (errors, [])
 
 
+@one_server
+def test_a_server_that_loads_its_data_counts_as_down(make_server, tmp_path):
+    primary = make_server()
+    primary.client().mset({f"k{n}": "v" * 100 for n in range(3000)})
+    replica = make_server(config=["key-load-delay 100000", "loading-process-events-interval-bytes 1024"])
+    exporter = Exporter(tmp_path, user=False)
+
+    def shows(*lines: str) -> bool:
+        page = exporter.scrape(replica.port)
+        return all(f"\n{line}\n" in page for line in lines)
+
+    try:
+        replica.replicate_from(primary)
+        eventually(lambda: shows("redis_up 0", "redis_loading_dump_file 1"))
+        replica.client().config_set("key-load-delay", 0)
+        eventually(lambda: shows("redis_up 1", "redis_loading_dump_file 0"))
+    finally:
+        exporter.stop()
+
+
 # Prometheus
 
 
