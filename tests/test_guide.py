@@ -24,6 +24,7 @@ How to write a page
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -45,7 +46,10 @@ ONE_SERVER = re.compile(r"^<!-- one server: \S.*?-->$", re.MULTILINE | re.DOTALL
 LANGUAGES = {"python", "redis-cli", "sh", "sql", "lua", "json", "conf", ""}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-sys.path += [str(REPOSITORY / "examples" / name) for name in ("cache_aside", "locks", "write_through")]
+# Each is loaded from its file for a page: a module of the tests may have the same name.
+EXAMPLES = [
+    path for name in ("cache_aside", "locks", "write_through") for path in (REPOSITORY / "examples" / name).glob("*.py")
+]
 
 
 class Block(NamedTuple):
@@ -78,6 +82,16 @@ def run(block: Block, page: Path, namespace: dict[str, object]) -> None:
 
 
 @pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the examples have can be imported by their names."""
+    for path in EXAMPLES:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setitem(sys.modules, path.stem, module)
+
+
+@pytest.fixture
 def page_server(request: pytest.FixtureRequest, page: Path) -> Server:
     own = OWN_SERVER.search(page.read_text())
     if own is None:
@@ -86,6 +100,7 @@ def page_server(request: pytest.FixtureRequest, page: Path) -> Server:
     return make_server(config=own["lines"].strip().splitlines())
 
 
+@pytest.mark.usefixtures("examples")
 @pytest.mark.parametrize("page", [page for page in PAGES if list(recipes(page))], ids=name)
 def test_the_recipes_of_a_page_do_what_it_says(page, page_server):
     if ONE_SERVER.search(page.read_text()) and default_flavour() != "redis-7.0":
