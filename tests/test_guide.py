@@ -9,6 +9,7 @@ How to write a page
     redis       the package
     url         of that server, for a client of the page's own: redis.Redis.from_url(url, decode_responses=True)
     eventually  of servers.py: polls until something is so. For hidden blocks; a page sleeps nowhere
+    page        the text of the page, for a hidden block that checks a table
   What is in examples/cache_aside, examples/locks and examples/write_through can be imported.
 - A block that the reader need not see, such as what stands for his database, is a comment of the page that begins with `<!-- python`.
 - A page that needs another configuration, or that stops and starts its server, says so with a comment, redis.conf lines in it or none:
@@ -18,6 +19,7 @@ How to write a page
   Then the server is the page's own, and `server` is its tests/servers.py Server: server.stop(), server.start(), server.kill9().
 - A page that is about the client alone and would only take time elsewhere runs on Redis 7.0 alone: <!-- one server: the reason -->
 - Blocks fenced as ```redis-cli are run by test_documented_examples.py, on a server of their own.
+- `make format` formats the code in the pages, too.
 - docs/guide/README.md lists every page.
 """
 
@@ -111,6 +113,7 @@ def test_the_recipes_of_a_page_do_what_it_says(page, page_server):
         "redis": redis,
         "url": f"redis://127.0.0.1:{page_server.port}",
         "eventually": eventually,
+        "page": page.read_text(),
     }
     if OWN_SERVER.search(page.read_text()):
         namespace["server"] = page_server
