@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 # Override on the command line: make run PORT=6380
 PORT ?= 6379
+DASHBOARD_PORT ?= 8600
 PYTHON ?= python3
 
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -16,13 +17,13 @@ MATRIX := redis-8.2 valkey-8.1 valkey-9.1
 
 export KEYWARD_MODULE ?= $(MODULE)
 
-.PHONY: help setup build run venv test test-rust test-server test-matrix lint format bench demo docs docs-check clean
+.PHONY: help setup build run venv test test-rust test-server test-matrix lint format bench demo dashboard screenshot docs docs-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing (as root or with sudo)
-	@scripts/setup.sh server build python bench peers node database monitoring
+	@scripts/setup.sh server build python bench peers node database monitoring browser
 
 build: ## Build the module: target/release/libkeyward.so
 	@scripts/setup.sh build
@@ -64,7 +65,7 @@ test-rust: ## Unit and property tests; they need no server
 	cargo test --no-default-features --locked
 
 test-server: build venv ## pytest against redis-server (PYTEST_ARGS="-k name")
-	@scripts/setup.sh server peers node database monitoring
+	@scripts/setup.sh server peers node database monitoring browser
 	KEYWARD_SERVER=redis-7.0 $(PYTEST) $(PYTEST_ARGS)
 
 test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1
@@ -95,6 +96,13 @@ bench: build venv ## Instructions per command, side by side with what there is w
 demo: build venv ## Real flights from SQLite through the module, checked answer by answer
 	@scripts/setup.sh server
 	$(VENV)/bin/python examples/demo/run.py
+
+dashboard: venv ## A page that shows what goes on at PORT (DASHBOARD_PORT=8600, TRAFFIC=yes makes some)
+	@exec $(VENV)/bin/python examples/dashboard/dashboard.py --url redis://127.0.0.1:$(PORT) --port $(DASHBOARD_PORT) $(if $(TRAFFIC),--traffic)
+
+screenshot: build venv ## Take docs/images/dashboard.png, over real traffic
+	@scripts/setup.sh server browser
+	KEYWARD_WRITE_SCREENSHOT=1 KEYWARD_SERVER=redis-7.0 $(VENV)/bin/pytest -q tests/test_dashboard_page.py -k screenshot
 
 docs: ## Write docs/commands from the command specs
 	KEYWARD_WRITE_DOCS=1 cargo test --no-default-features --locked --test command_docs

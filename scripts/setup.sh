@@ -11,6 +11,8 @@
 #   database PostgreSQL, to which the example's worker writes in the tests
 #   monitoring
 #            Prometheus and its exporter for Redis, which scrape in the tests
+#   browser  Chromium, in which the tests look at the dashboard, and a typeface:
+#            a bare machine has none
 #
 # Needs root or sudo only when something is missing, and then knows apt
 # (Debian, Ubuntu). Elsewhere it says what to install by hand. Running it again
@@ -59,7 +61,12 @@ for part in "$@"; do
             need prometheus command -v prometheus
             need prometheus-redis-exporter command -v prometheus-redis-exporter
             ;;
-        *) die "unknown part '$part' (known: server build python bench peers node database monitoring)" ;;
+        browser)
+            need chromium command -v chromium
+            need fonts-inter test -d /usr/share/fonts/opentype/inter
+            need fonts-dejavu-core test -d /usr/share/fonts/truetype/dejavu
+            ;;
+        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser)" ;;
     esac
 done
 
