@@ -119,6 +119,17 @@ def test_limiters_and_slots(server, page):
     expect(limiter).to_contain_text("banned for")
 
 
+def test_that_there_is_more_is_told(server, page):
+    client = server.client()
+    expect(page.locator("#cost")).not_to_contain_text("looked for")
+    for number in range(20):
+        client.execute_command("LOCK.ACQUIRE", f"lock:{number:02}", "ann", "EX", 600)
+    expect(page.locator("#locks > li")).to_have_count(16)
+    expect(page.locator("#locks-more")).to_have_text("About 4 more are not shown.")
+    client.execute_command("DEBUG", "POPULATE", 3000)
+    expect(page.locator("#cost")).to_contain_text(re.compile(r"among 1,000 keys at a time; it takes \d"))
+
+
 def test_tags_after_traffic_and_the_search(server, look):
     page = look(server)
     client = server.client()
