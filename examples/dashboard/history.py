@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 SAMPLES = 300
 SMOOTHED_S = 10  # the hit ratio of one second alone jumps up and down
+SHORTEST_S = 0.5  # a rate over less is chance; what comes sooner is part of the next sample
 
 
 class Sample(NamedTuple):
@@ -31,8 +32,10 @@ class History:
     def add(self, unix_ms: int, clock_s: float, info: dict) -> None:
         now = counted(info)
         before, seconds = self._before, clock_s - self._before_s
+        if before is not None and seconds < SHORTEST_S:
+            return
         self._before, self._before_s = now, clock_s
-        if before is None or seconds <= 0:
+        if before is None:
             return
         added = {name: now[name] - before[name] for name in COUNTED}
         if min(added.values()) < 0:

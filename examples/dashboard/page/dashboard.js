@@ -187,6 +187,7 @@ function drawNow(state) {
   const { history } = state;
   const last = history.hit_ratio.at(-1) ?? null;
   say(id("ratio"), last === null ? "–" : percent(last));
+  id("ratio").parentElement.classList.toggle("unknown", last === null);
   const overall = history.hit_ratio_overall;
   const since = history.unix_ms.length ? state.unix_ms - history.unix_ms[0] : 0;
   say(id("ratio-overall"), overall === null ? "No CACHE read has been seen yet." : `${percent(overall)} % over ${age(since)}`);
@@ -199,10 +200,9 @@ function drawNow(state) {
 function readouts({ counters, history, server, unix_ms: now }) {
   const lately = `in the last ${age(now - (history.unix_ms[0] ?? now))}`;
   const full = server.maxmemory ? server.used_memory / server.maxmemory : 0;
-  const reads = history.reads.at(-1) ?? 0;
-  const commands = history.commands.at(-1) ?? 0;
+  const [reads, commands] = [history.reads, history.commands].map((rates) => rates.at(-1) ?? null);
   return [
-    { name: "Cache reads", value: `${rate(reads)}/s`, note: `${rate(commands)} commands/s in all` },
+    { name: "Cache reads", value: reads === null ? "–" : `${rate(reads)}/s`, note: commands === null ? "" : `${rate(commands)} commands/s in all` },
     {
       name: "Stampedes suppressed", value: number(counters.cache_stampedes_suppressed),
       note: `${number(history.suppressed)} ${lately}`,
