@@ -262,6 +262,45 @@ def test_what_was_updated_meanwhile_is_not_served_afterwards(server, connect, da
 
 
 @remembers
+def test_under_load_and_through_outages_no_read_is_older_than_promised(server, connect, database, monkeypatch, request):
+    """Readers and a writer go on while the server is killed and hangs in turn. Names are numbered, so each read can be dated."""
+    monkeypatch.setattr(outbox, "BEAT_MS", 300)
+    monkeypatch.setattr(resilient, "LOCAL_S", 0.2)
+    bound = outbox.BEAT_MS / 1000 + resilient.CHECK_S + resilient.LOCAL_S
+    request.getfixturevalue("relaying")
+    stopped = threading.Event()
+    written = [(0.0, 0)]  # when a number was certainly there, and the number
+
+    def write() -> None:
+        while not stopped.wait(0.05):
+            number = written[-1][1] + 1
+            outbox.rename(database.connection(), 1, str(number))
+            written.append((time.monotonic(), number))
+
+    def read() -> None:
+        breaker = resilient.Breaker(open_s=0.1)
+        cache = resilient.Cache(connect(), database.load, beat=outbox.BEAT, breaker=breaker)
+        while not stopped.is_set():
+            due = time.monotonic() - bound
+            at_least = max(number for when, number in written if when <= due)
+            assert int(cache.get("product:1")) >= at_least
+
+    outbox.rename(database.connection(), 1, "0")
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(write), *(pool.submit(read) for _ in range(3))]
+        for how in ("killed", "hangs", "killed", "hangs"):
+            with away(server, how):
+                elapsed(0.8)
+            hits = server.client().info("keyward_cache")["keyward_cache_hits"]
+            eventually(lambda hits=hits: server.info("keyward_cache")["keyward_cache_hits"] > hits, SECONDS)
+        stopped.set()
+        for each in running:
+            each.result(SECONDS)
+    outbox.deliver(connect(), database.connection())
+    assert server.client().execute_command("CACHE.GET", "product:1") in (None, str(written[-1][1]).encode())
+
+
+@remembers
 @pytest.mark.parametrize("how", ["killed", "hangs"])
 def test_without_an_outbox_the_old_row_stays(server, connect, database, how):
     """The scene is a real one."""
@@ -342,6 +381,25 @@ def test_a_fill_that_was_stuck_in_a_hanging_server_does_no_harm(server, connect,
     outbox.deliver(server.client(), database.connection())
     assert server.client().execute_command("CACHE.GET", "product:1") is None
     assert server.client().execute_command("CACHE.FILL", "product:1", token, "chair 1", "EX", 300) == 0
+
+
+def test_a_write_that_was_stuck_is_refused_by_the_floor(server, connect, database):
+    """The other way, for programs that write with VERSION: a floor, and then an invalidation, since the write may come before the floor."""
+    client, connection = connect(), database.connection()
+    assert client.ping(), "connected"
+    with away(server, "hangs"):
+        with pytest.raises(redis.TimeoutError):
+            client.execute_command("CACHE.SET", "product:1", "chair 1", "EX", 300, "VERSION", 1)
+        with connection:
+            connection.execute("UPDATE product SET name = 'red chair' WHERE id = 1")
+            outbox.put(connection, "CACHE.FLOOR", "product:1", 1)
+            outbox.put(connection, "CACHE.INVALIDATE", "product:1")
+    outbox.deliver(server.client(), connection)
+    eventually(lambda: server.info("commandstats").get("cmdstat_cache.set"))
+    client = server.client()
+    assert client.get("product:1") is None
+    assert client.execute_command("CACHE.SET", "product:1", "chair 1", "EX", 300, "VERSION", 1) is None
+    assert client.execute_command("CACHE.SET", "product:1", "red chair", "EX", 300, "VERSION", 2) == b"OK"
 
 
 def test_a_beat_that_was_stuck_is_none(server):
