@@ -17,18 +17,22 @@ MATRIX := redis-8.2 valkey-8.1 valkey-9.1
 
 export KEYWARD_MODULE ?= $(MODULE)
 
-.PHONY: help setup build run venv test test-rust test-server test-matrix lint format bench demo dashboard screenshot docs docs-check clean
+.PHONY: help setup build deb run venv test test-rust test-server test-matrix lint format bench demo dashboard screenshot docs docs-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing (as root or with sudo)
-	@scripts/setup.sh server build python bench peers node database monitoring browser
+	@scripts/setup.sh server build python bench peers node database monitoring browser package
 
 build: ## Build the module: target/release/libkeyward.so
 	@scripts/setup.sh build
 	cargo build --release --locked
 	@echo "built $(MODULE)"
+
+deb: build ## Build the Debian package: target/deb/
+	@scripts/setup.sh package
+	@packaging/build-deb.sh "$(MODULE)" "$(TARGET_DIR)/deb"
 
 run: build ## Start a server with the module in the foreground (PORT=6379)
 	@scripts/setup.sh server
@@ -65,7 +69,7 @@ test-rust: ## Unit and property tests; they need no server
 	cargo test --no-default-features --locked
 
 test-server: build venv ## pytest against redis-server (PYTEST_ARGS="-k name")
-	@scripts/setup.sh server peers node database monitoring browser
+	@scripts/setup.sh server peers node database monitoring browser package
 	KEYWARD_SERVER=redis-7.0 $(PYTEST) $(PYTEST_ARGS)
 
 test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1

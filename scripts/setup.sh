@@ -13,6 +13,7 @@
 #            Prometheus and its exporter for Redis, which scrape in the tests
 #   browser  Chromium, in which the tests look at the dashboard, and a typeface:
 #            a bare machine has none
+#   package  debhelper, which makes the Debian package, and lintian, which checks it
 #
 # Needs root or sudo only when something is missing, and then knows apt
 # (Debian, Ubuntu). Elsewhere it says what to install by hand. Running it again
@@ -66,7 +67,11 @@ for part in "$@"; do
             need fonts-inter test -d /usr/share/fonts/opentype/inter
             need fonts-dejavu-core test -d /usr/share/fonts/truetype/dejavu
             ;;
-        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser)" ;;
+        package)
+            need debhelper command -v dh
+            need lintian command -v lintian
+            ;;
+        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser package)" ;;
     esac
 done
 
