@@ -2,13 +2,7 @@
 pages under docs/ say."""
 
 import math
-import os
-import pty
 import re
-import select
-import shutil
-import termios
-import time
 
 import pytest
 from catalogue import CONTAINERS, EXAMPLES, UNLISTED, Option, typed
@@ -247,32 +241,6 @@ def test_the_index_of_commands_names_all(raw):
     assert set(re.findall(r"^\| \[([A-Z. ]+)\]", index, re.MULTILINE)) == {
         " ".join(typed(name)) for name in listed - UNLISTED - CONTAINERS
     }
-
-
-def test_redis_cli_shows_hints(server):
-    """In a terminal, as a person types."""
-    cli = shutil.which("redis-cli")
-    assert cli, "redis-cli is not on PATH: run `make setup`"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        termios.tcsetwinsize(0, (24, 200))
-        os.environ["TERM"] = "xterm"
-        os.execv(cli, [cli, "-p", str(server.port)])
-    try:
-        shown = b""
-        typed = False
-        deadline = time.monotonic() + 20
-        while b"owner" not in shown or b"REENTRANT" not in shown:
-            assert time.monotonic() < deadline, shown
-            if not typed and b"> " in shown:
-                os.write(terminal, b"LOCK.ACQUIRE ")
-                typed = True
-            if select.select([terminal], [], [], 0.1)[0]:
-                shown += os.read(terminal, 4096)
-    finally:
-        os.write(terminal, b"\x03\x04")
-        os.close(terminal)
-        os.waitpid(pid, 0)
 
 
 # Settings and metrics
