@@ -99,7 +99,7 @@ bench: build venv ## Instructions per command, side by side with what there is w
 
 demo: build venv ## Real flights from SQLite through the module, checked answer by answer
 	@scripts/setup.sh server
-	$(VENV)/bin/python examples/demo/run.py
+	$(VENV)/bin/python examples/demo/run.py $(DEMO_ARGS)
 
 dashboard: venv ## A page that shows what goes on at PORT (DASHBOARD_PORT=8600, TRAFFIC=yes makes some)
 	@exec $(VENV)/bin/python examples/dashboard/dashboard.py --url redis://127.0.0.1:$(PORT) --port $(DASHBOARD_PORT) $(if $(TRAFFIC),--traffic)
