@@ -2,6 +2,9 @@
 # Makes the Debian package from a module that is built:
 #   packaging/build-deb.sh MODULE OUTPUT-FOLDER
 # Needs nothing from a network. `make deb` builds the module first.
+#
+# By debhelper: what it does about permissions, dependencies, conffiles and checksums is what Debian does, and packaging/debian
+# is what a reviewer there knows to read. cargo-deb would do it from Cargo.toml, and is itself a build of some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
