@@ -17,7 +17,7 @@ MATRIX := redis-8.2 valkey-8.1 valkey-9.1
 
 export KEYWARD_MODULE ?= $(MODULE)
 
-.PHONY: help setup build deb run venv test test-rust test-server test-matrix lint format bench demo dashboard screenshot docs docs-check clean
+.PHONY: help setup build deb run venv test test-rust test-server test-matrix fire lint format bench demo dashboard screenshot docs docs-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,13 @@ test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1
 		KEYWARD_SERVER=$$server $(PYTEST) $(PYTEST_ARGS) || failed+=("$$server"); \
 	done; \
 	if (($${#failed[@]})); then echo "test-matrix: failed on $${failed[*]}" >&2; exit 1; fi
+
+# Nightly: what takes too long for every change. SERVERS="redis-7.0" for one of them; docs/testing.md says how to replay a seed.
+SERVERS ?= redis-7.0 $(MATRIX)
+
+fire: build venv ## A million random commands of all families on each server (KEYWARD_COMMANDS=1000000 KEYWARD_SEED=)
+	@scripts/setup.sh server
+	@for server in $(SERVERS); do KEYWARD_SERVER=$$server PYTHONPATH=tests $(VENV)/bin/python -m fire; done
 
 lint: venv ## rustfmt, clippy with and without the host layer, ruff
 	@scripts/setup.sh build

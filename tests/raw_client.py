@@ -17,8 +17,8 @@ class ErrorReply(str):
 
 
 class RawClient:
-    """One connection. call() answers int, bytes (bulk), str (simple), None, list, and in RESP3 dict
-    and set; errors are returned as ErrorReply, never raised."""
+    """One connection. call() answers int, bytes (bulk), str (simple), None, list, and in RESP3 dict,
+    set and float; errors are returned as ErrorReply, never raised."""
 
     def __init__(self, server: Server, protocol: int = 2, db: int = 0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=60)
@@ -70,6 +70,8 @@ class RawClient:
                 return ErrorReply(rest.decode(errors="replace"))
             case b":":
                 return int(rest)
+            case b",":
+                return float(rest)
             case b"_":
                 return None
             case b"$" | b"*" if rest == b"-1":

@@ -1,0 +1,1 @@
+"""Commands of all families at once, for hours: see docs/testing.md."""
