@@ -2,6 +2,8 @@
 //! may be refused. It fails by a panic, or by a promise that is broken.
 
 use keyward::args::Arg;
+use keyward::cache::key_pattern::KeyPattern;
+use keyward::cache::rules::{Rule, is_json};
 use keyward::clock::UnixMs;
 use keyward::commands::Command;
 use keyward::error::Error;
@@ -15,12 +17,15 @@ use keyward::server::Server;
 use keyward::state::{KeyEvent, State};
 use keyward::writebehind::Handle;
 
+/// How many names an event may give here.
+const MAX_NAMES: usize = 50;
+
 /// The key that loaded values get, and that corpus scripts use.
 const KEY: &str = "k";
 
 /// A script: commands separated by an empty line, their words by line ends. `advance` and a number lets time pass, in
 /// milliseconds; `evict` and `delete` remove a key behind the module's back.
-#[allow(dead_code, reason = "each fuzz target uses one of the two")]
+#[allow(dead_code, reason = "each fuzz target uses one of the three")]
 pub fn run_script(input: &[u8]) {
     let mut server = FakeServer::new();
     let mut command: Vec<Vec<u8>> = Vec::new();
@@ -69,7 +74,9 @@ macro_rules! call_by_name {
         /// Runs the command that is named first; `None` if there is no such command.
         fn call(server: &mut FakeServer, argv: Vec<Vec<u8>>) -> Option<Result<(), Error>> {
             let name = argv.first()?.to_ascii_lowercase();
-            $(if name == <$command as Command>::SPEC.name.as_bytes() {
+            // As the specs name subcommands.
+            let with_next = [&name[..], argv.get(1).map_or(&b""[..], Vec::as_slice)].join(&b'|').to_ascii_lowercase();
+            $(if [&name, &with_next].iter().any(|name| *name == <$command as Command>::SPEC.name.as_bytes()) {
                 // Formatting reads every byte of the reply.
                 let reply = server.call_argv::<$command>(argv);
                 return Some(reply.map(|reply| assert_ne!(format!("{reply:?}"), "")));
@@ -82,7 +89,7 @@ every_command!(call_by_name);
 
 /// A dump. Its first byte says of what: a limiter, a lock, a record of an RDB file, whose kind is in the next two bytes, slots, or a
 /// queue.
-#[allow(dead_code, reason = "each fuzz target uses one of the two")]
+#[allow(dead_code, reason = "each fuzz target uses one of the three")]
 pub fn load_dump(input: &[u8]) {
     match input.split_first() {
         Some((0, bytes)) => load_value::<Limiter>(bytes, 64 * 1024),
@@ -91,6 +98,41 @@ pub fn load_dump(input: &[u8]) {
         Some((3, bytes)) => load_value::<Slots>(bytes, 512 * 1024),
         Some((4, bytes)) => load_value::<Handle>(bytes, 512 * 1024),
         _ => {}
+    }
+}
+
+/// The pattern of a policy and a key, or a template of a rule and JSON, in two parts at the first empty line. Its first byte says which.
+#[allow(dead_code, reason = "each fuzz target uses one of the three")]
+pub fn match_names(input: &[u8]) {
+    let Some((kind, rest)) = input.split_first() else { return };
+    let Some(at) = rest.windows(2).position(|pair| pair == b"\n\n") else { return };
+    let (text, data) = (&rest[..at], &rest[at + 2..]);
+    if *kind == b'p' {
+        if let Some(pattern) = KeyPattern::parse(text) {
+            assert_eq!(pattern.text(), text, "a pattern is told as it was written");
+            let fits = pattern.fits(data);
+            assert!(!fits || !data.is_empty(), "a pattern has at least one byte, and so has what fits");
+            assert_eq!(pattern.fits(data), fits);
+        }
+    } else {
+        expand(text, data);
+    }
+}
+
+fn expand(templates: &[u8], json: &[u8]) {
+    let is_json = is_json(json);
+    let templates: Vec<&[u8]> = templates.split(|byte| *byte == b'\n').collect();
+    let Ok(rule) = Rule::new(b"e", templates.iter().copied(), [*templates.last().unwrap()]) else { return };
+    for (template, text) in rule.keys.iter().zip(&templates) {
+        assert_eq!(template.text(), *text, "a template is told as it was written");
+    }
+    match rule.names(json, MAX_NAMES) {
+        Ok(names) => {
+            assert!(is_json, "what is accepted does not depend on the rule");
+            assert!(names.keys.len() + names.tags.len() <= MAX_NAMES);
+        }
+        Err(Error::EventData) => assert!(!is_json, "what is refused does not depend on the rule"),
+        Err(_) => {}
     }
 }
 

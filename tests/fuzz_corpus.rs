@@ -103,3 +103,8 @@ fn no_script_of_commands_breaks_a_promise() {
 fn no_dump_breaks_a_promise() {
     replay("dumps", driver::load_dump);
 }
+
+#[test]
+fn no_pattern_and_no_template_breaks_a_promise() {
+    replay("names", driver::match_names);
+}

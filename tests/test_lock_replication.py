@@ -240,3 +240,43 @@ def test_the_aof_holds_effects_and_nothing_else(make_server):
         [b"KEYWARD.APPLY", b"RESERVE", commands[0][2]],
         [b"KEYWARD.APPLY", b"LOCK", b"lock"],
     ]
+
+
+HELD = {
+    "lock": ("LOCK.ACQUIRE", "k", "ann", "PX", 600_000),
+    "queue": ("WRITEBEHIND.SET", "k", "row", "v"),
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+@pytest.mark.parametrize(
+    "overwrite",
+    [
+        ("SET", "k", "v"),
+        ("SET", "k", "v", "PX", 600_000),
+        ("SUNIONSTORE", "k", "set"),
+        ("EVAL", "redis.call('SET', KEYS[1], 'v') return redis.call('SET', 'other', 1)", 1, "k"),
+    ],
+    ids=lambda words: f"{words[0]} of {len(words)} words",
+)
+def test_what_is_written_over_keeps_its_tags_on_a_replica_too(make_server, kind, overwrite):
+    """While plain writes are heard of, FORGET comes before the write in the stream. It must not take the key."""
+    primary, replica = make_server(), make_server()
+    replica.replicate_from(primary).wait_until_synced()
+    client = primary.client()
+    client.sadd("set", 1)
+    # They are, while a value that is there is being loaded anew.
+    client.execute_command("CACHE.SET", "stale", "v", "EX", 600, "GRACE", 600)
+    client.execute_command("CACHE.STALE", "stale")
+    assert client.execute_command("CACHE.FETCH", "stale")[0] == b"REFRESH"
+    client.execute_command(*HELD[kind])
+    assert client.execute_command("CACHE.TAG", "k", "t", "u") == 2
+    client.execute_command(*overwrite)
+    replica.wait_until_synced()
+    for server in (primary, replica):
+        assert set(server.client().execute_command("CACHE.TAGS", "k")) == {b"t", b"u"}
+        assert server.client().type("k") in (b"string", b"set")
+    replica.promote()
+    assert replica.client().execute_command("CACHE.INVALIDATETAG", "t") == 1
+    info = replica.info("everything")
+    assert info["keyward_lock_locks"] == info["keyward_lock_limbo"] == info["keyward_writebehind_queues"] == 0

@@ -162,7 +162,7 @@ fn put_back<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error>
     Ok(())
 }
 
-/// Sent within the removal it belongs to, this comes before the DEL, and so it removes the key as well. A key that holds
+/// Sent within the removal it belongs to, this comes before the DEL, or before the SET that wrote over the lock. A key that holds
 /// something else by now is left alone.
 fn forget<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     let (key, token) = (word(args)?, token(args)?);

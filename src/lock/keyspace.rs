@@ -150,14 +150,16 @@ fn drop_taken<S: Server>(server: &mut S, key: Arg<'_>, record: Option<Record>) {
     server.delete(key);
 }
 
-/// Removes the lock whose last token this is, with its key or without. Anything else of that name is left alone.
+/// Ends the lock whose last token this is, with its key or without. The key stays as it is, without a lock in it: what removed it or
+/// wrote over it on the primary comes next, and a plain write keeps the tags of the key. Anything else of that name is left alone.
 pub fn forget<S: Server>(server: &mut S, key: Arg<'_>, token: i64) {
     let db = server.db();
     server.state().lock.drop_keyless(db, key.bytes, token);
     let Ok(Some(lock)) = server.native::<Lock>(key) else { return };
-    if lock.record().is_some_and(|record| record.token() == token) {
-        let record = lock.take();
-        drop_taken(server, key, record);
+    if lock.record().is_some_and(|record| record.token() == token)
+        && let Some(record) = lock.take()
+    {
+        server.state().lock.left(db, key.bytes, &record);
     }
 }
 

@@ -43,7 +43,8 @@ pub fn open_or_create<S: Server>(server: &mut S, queue: Arg<'_>, born: i64) -> R
     Ok(id)
 }
 
-/// Removes the queue of this token, with its key or without. Anything else of that name is left alone.
+/// Ends the queue of this token, with its key or without. The key stays, with an empty queue that nobody knows: what removed it or wrote
+/// over it on the primary comes next, and a plain write keeps the tags of the key. Anything else of that name is left alone.
 pub fn forget<S: Server>(server: &mut S, queue: Arg<'_>, born: i64) {
     let db = server.db();
     server.state().writebehind.drop_keyless(db, queue.bytes, born);
@@ -51,7 +52,9 @@ pub fn forget<S: Server>(server: &mut S, queue: Arg<'_>, born: i64) {
     let Some(id) = handle.id() else { return };
     if server.state().writebehind.queue(id).is_some_and(|queue| queue.born == born) {
         server.state().writebehind.forget(id);
-        server.delete(queue);
+        if let Ok(Some(handle)) = server.native::<Handle>(queue) {
+            *handle = Handle::Loaded(Box::new(Queue::new(born)));
+        }
     }
 }
 
