@@ -17,13 +17,13 @@ MATRIX := redis-8.2 valkey-8.1 valkey-9.1
 
 export KEYWARD_MODULE ?= $(MODULE)
 
-.PHONY: help setup build deb run venv test test-rust test-server test-matrix fire lint format bench demo dashboard screenshot docs docs-check clean
+.PHONY: help setup build deb run venv test test-rust test-server test-matrix fire soak leaks sanitize fuzz lint format bench demo dashboard screenshot docs docs-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing (as root or with sudo)
-	@scripts/setup.sh server build python bench peers node database monitoring browser package
+	@scripts/setup.sh server build python bench peers node database monitoring browser package clock
 
 build: ## Build the module: target/release/libkeyward.so
 	@scripts/setup.sh build
@@ -69,11 +69,11 @@ test-rust: ## Unit and property tests; they need no server
 	cargo test --no-default-features --locked
 
 test-server: build venv ## pytest against redis-server (PYTEST_ARGS="-k name")
-	@scripts/setup.sh server peers node database monitoring browser package
+	@scripts/setup.sh server peers node database monitoring browser package clock
 	KEYWARD_SERVER=redis-7.0 $(PYTEST) $(PYTEST_ARGS)
 
 test-matrix: build venv ## pytest against Redis 8.2, Valkey 8.1 and Valkey 9.1
-	@scripts/setup.sh server peers node database monitoring
+	@scripts/setup.sh server peers node database monitoring package clock
 	@failed=(); for server in $(MATRIX); do \
 		echo "== $$server"; \
 		KEYWARD_SERVER=$$server $(PYTEST) $(PYTEST_ARGS) || failed+=("$$server"); \
@@ -86,6 +86,23 @@ SERVERS ?= redis-7.0 $(MATRIX)
 fire: build venv ## A million random commands of all families on each server (KEYWARD_COMMANDS=1000000 KEYWARD_SEED=)
 	@scripts/setup.sh server
 	@for server in $(SERVERS); do KEYWARD_SERVER=$$server PYTHONPATH=tests $(VENV)/bin/python -m fire; done
+
+soak: build venv ## A mixed load for ten minutes: nothing may grow (SOAK_SECONDS=3600 by hand)
+	@scripts/setup.sh server
+	PYTHONPATH=tests $(VENV)/bin/python -m fire.soak
+
+leaks: build venv ## Every command under valgrind: memory that nobody knows any more
+	@scripts/setup.sh server bench
+	$(VENV)/bin/pytest -q tests/leaks.py
+
+SANITIZED := -Zsanitizer=address
+sanitize: ## Rust tests with the address and the leak sanitizer; needs a nightly toolchain
+	@scripts/setup.sh build
+	RUSTFLAGS="$(SANITIZED)" cargo +nightly test --no-default-features --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir $(TARGET_DIR)/sanitized
+
+fuzz: ## Each fuzz target for FUZZ_SECONDS=300; needs a nightly toolchain and cargo-fuzz
+	@for target in scripts dumps names; do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+FUZZ_SECONDS ?= 300
 
 lint: venv ## rustfmt, clippy with and without the host layer, ruff
 	@scripts/setup.sh build

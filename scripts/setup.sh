@@ -8,6 +8,7 @@
 #   bench    valgrind (instructions per command are counted with callgrind)
 #   peers    memcached, with which the tests compare
 #   node     node and npm, for the examples in JavaScript
+#   clock    libfaketime: the tests set the server's clock
 #   database PostgreSQL, to which the example's worker writes in the tests
 #   monitoring
 #            Prometheus and its exporter for Redis, which scrape in the tests
@@ -57,6 +58,7 @@ for part in "$@"; do
             need nodejs command -v node
             need npm command -v npm
             ;;
+        clock) need faketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1' ;;
         database) need postgresql has_postgres ;;
         monitoring)
             need prometheus command -v prometheus
@@ -71,7 +73,7 @@ for part in "$@"; do
             need debhelper command -v dh
             need lintian command -v lintian
             ;;
-        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser package)" ;;
+        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser package clock)" ;;
     esac
 done
 
