@@ -10,6 +10,7 @@ environment is empty but for HOME and PATH. CARGO_* are passed on: with CARGO_TA
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -169,12 +172,39 @@ def walk(folder: Path) -> None:
             server.kill()
             server.start()
             expect(port, "1", "CACHE.INVALIDATETAG", "stranger")
+        look_at_the_dashboard(readme, port, clone, folder / "dashboard.log")
     finally:
         server.kill()
     if "`make demo`" not in readme:
         raise Lost("README.md does not name the demo")
     with step("make demo, of 2500 requests"):
         run("make demo DEMO_ARGS='--requests 2500'", clone)
+
+
+def look_at_the_dashboard(readme: str, port: int, clone: Path, output: Path) -> None:
+    if "`make dashboard`" not in readme:
+        raise Lost("README.md does not name the dashboard")
+    page_port = free_port()
+    command = f"make dashboard PORT={port} DASHBOARD_PORT={page_port}"
+    page = Foreground(command, clone, output, lambda: b"Keyward" in fetched(page_port, "/"))
+    with step("make dashboard, and its page and what it shows"):
+        try:
+            page.start()
+            json.loads(fetched(page_port, "/state"))
+            page.interrupt()
+        finally:
+            page.kill()
+
+
+def fetched(port: int, path: str) -> bytes:
+    """Nothing, if nobody listens yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.read()
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ConnectionRefusedError):
+            return b""
+        raise
 
 
 def expect(port: int, expected: str, *words: str) -> None:
