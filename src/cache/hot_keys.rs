@@ -18,7 +18,7 @@ const COUNTERS: usize = 2048;
 /// Longer keys are not counted.
 const KEY_MAX: usize = 512;
 /// How many reads are all counted between two [ticks](HotKeys::tick).
-const ALL_COUNTED: u32 = 32;
+const ALL_COUNTED: u32 = 128;
 /// Beyond those one in so many, in the mean.
 const ONE_IN: u64 = 16;
 /// After so many milliseconds a read counts half.
