@@ -8,12 +8,14 @@ import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import redis
+from cluster import Cluster, running_cluster
 from postgres import Postgres
-from servers import FLAVOURS, REPOSITORY, Server, default_flavour, server_version
+from servers import FLAVOURS, REPOSITORY, Server, default_flavour, end_all, server_version
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -92,17 +94,30 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     yield make
 
-    failures: list[Exception] = []
-    # Replicas first: a primary that shuts down waits for replicas that lag behind.
-    for server in sorted(servers, key=lambda server: server.primary is None):
-        for step in (server.check, server.stop):
-            try:
-                step()
-            except Exception as failure:
-                failures.append(failure)
-                server.kill9()
-    if failures:
-        raise failures[0]
+    end_all(servers)
+
+
+@pytest.fixture(scope="module")
+def _shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Three primaries without data, the same for all tests of a file. Do not kill nodes, and leave settings as they were."""
+    _shared_cluster.empty()
+    yield _shared_cluster
+    for node in _shared_cluster.nodes:
+        node.close_clients()
+        node.check()
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """make_cluster(primaries, replicas, config=, ...) -> a running cluster of the test's own."""
+    with ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(running_cluster(tmp_path, *args, **options))
 
 
 @pytest.fixture(scope="session")

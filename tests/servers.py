@@ -145,6 +145,21 @@ def upkeep_passes(server: Server) -> None:
     assert server.alive()
 
 
+def end_all(servers: Iterable[Server]) -> None:
+    """Checks each for crashes and stops it, whatever becomes of the others. Raises the first failure."""
+    failures: list[Exception] = []
+    # Replicas first: a primary that shuts down waits for replicas that lag behind.
+    for server in sorted(servers, key=lambda server: server.primary is None):
+        for step in (server.check, server.stop):
+            try:
+                step()
+            except Exception as failure:
+                failures.append(failure)
+                server.kill9()
+    if failures:
+        raise failures[0]
+
+
 class Server:
     """One server process with a folder of its own.
 
@@ -322,6 +337,10 @@ class Server:
             raise ServerFailed(f"the log says: {', '.join(marks)}\n{self._report()}")
         if died:
             raise ServerFailed(f"the server died with status {status}\n{self._report()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server does not run"
+        self._process.send_signal(number)
 
     # Talking to it
 
