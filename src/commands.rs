@@ -62,6 +62,9 @@ macro_rules! every_command {
             $crate::cache::commands::rule::Delete,
             $crate::cache::commands::rule::List,
             $crate::cache::commands::emit::Emit,
+            $crate::cache::commands::cluster::InvalidateTag,
+            $crate::cache::commands::cluster::StaleTag,
+            $crate::cache::commands::cluster::Emit,
             $crate::cache::commands::explain::Explain,
             $crate::cache::commands::stats::Stats,
             $crate::cache::commands::doctor::Doctor,
@@ -100,8 +103,11 @@ macro_rules! every_command {
 }
 
 /// Every command that has subcommands. They are in the list above.
-pub static CONTAINERS: &[Container] =
-    &[crate::cache::commands::policy::CONTAINER, crate::cache::commands::rule::CONTAINER];
+pub static CONTAINERS: &[Container] = &[
+    crate::cache::commands::policy::CONTAINER,
+    crate::cache::commands::rule::CONTAINER,
+    crate::cache::commands::cluster::CONTAINER,
+];
 
 /// The SPEC of every command, in the order of registration.
 pub fn specs() -> Vec<&'static CommandSpec> {

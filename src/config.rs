@@ -18,6 +18,7 @@ pub struct Config {
     pub policies_max: i64,
     pub rules_max: i64,
     pub emit_max_keys: i64,
+    pub cluster_wait_ms: i64,
     pub explain_history_max: i64,
     pub slides_max: i64,
     pub save_metadata: bool,
@@ -150,6 +151,13 @@ pub static SETTINGS: &[Setting] = &[
         mutable: true,
     },
     Setting {
+        name: "cluster-wait-ms",
+        summary: "How long CACHE.CLUSTER waits for the other shards, in milliseconds. Those that have not answered by then are named in \
+                  the error that it replies.",
+        kind: Kind::Int { default: 5000, min: 1, max: 600_000, field: |c| &mut c.cluster_wait_ms },
+        mutable: true,
+    },
+    Setting {
         name: "explain-history-max",
         summary: "Of how many keys that went it is remembered why, for CACHE.EXPLAIN; the oldest go first. Each takes 48 bytes.",
         kind: Kind::Int { default: 10_000, min: 0, max: 100_000, field: |c| &mut c.explain_history_max },
@@ -196,6 +204,7 @@ impl Default for Config {
             policies_max: 0,
             rules_max: 0,
             emit_max_keys: 0,
+            cluster_wait_ms: 0,
             explain_history_max: 0,
             slides_max: 0,
             save_metadata: false,

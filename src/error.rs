@@ -1,6 +1,9 @@
 //! Every error text that goes over the wire. Texts are ASCII, name the allowed range and echo no user data.
 
 use std::fmt;
+use std::rc::Rc;
+
+use crate::cluster::NodeId;
 
 /// What a user may be told went wrong. An error means that nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +72,34 @@ pub enum Error {
     Template,
     TemplateCount,
     TooManyRules,
+    /// The command cannot wait where it runs.
+    MustWait(&'static str),
+    NodesUnknown,
+    FanOutLength,
+    ShardsNotReached(Box<NotReached>),
     /// A message for `KEYWARD.APPLY`, whose arguments come from a link or a file.
     BadEffect,
+}
+
+/// Shards that have not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotReached {
+    /// Their primaries, as far as is known, and the addresses.
+    pub missing: Vec<(NodeId, Rc<str>)>,
+    /// How many shards there are.
+    pub shards: usize,
+    /// How many keys the others have dealt with.
+    pub count: i64,
+}
+
+impl fmt::Display for NotReached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ERR {} of {} shards not reached:", self.missing.len(), self.shards)?;
+        for (position, (id, address)) in self.missing.iter().enumerate() {
+            write!(f, "{} {id} at {address}", if position > 0 { "," } else { "" })?;
+        }
+        write!(f, "; what the others did ({} keys) stays done", self.count)
+    }
 }
 
 impl fmt::Display for Error {
@@ -151,6 +180,15 @@ impl fmt::Display for Error {
             }
             Error::TemplateCount => f.write_str("ERR number of templates must be 1 to 64"),
             Error::TooManyRules => f.write_str("ERR too many rules"),
+            Error::MustWait(command) => {
+                write!(
+                    f,
+                    "ERR '{command}' waits for other nodes, which is not possible in transactions, scripts and functions"
+                )
+            }
+            Error::NodesUnknown => f.write_str("ERR the server does not tell the nodes of the cluster"),
+            Error::FanOutLength => f.write_str("ERR arguments for other nodes must be at most 33554432 bytes together"),
+            Error::ShardsNotReached(shards) => shards.fmt(f),
             Error::BadEffect => f.write_str("ERR malformed effect"),
         }
     }

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 
 use crate::args::{Arg, Args};
 use crate::clock::{UnixMs, UnixUs};
+use crate::cluster::{Nodes, Outgoing};
 use crate::commands::Command;
 use crate::doctor::Drawn;
 use crate::error::Error;
@@ -62,6 +63,10 @@ pub struct FakeServer {
     pub announced: Vec<(CString, Vec<u8>)>,
     /// Commands that were run by `execute`.
     pub executed: Vec<Vec<Vec<u8>>>,
+    /// The nodes of the cluster, if this is one of them.
+    pub nodes: Option<Nodes>,
+    /// What was sent over the cluster bus.
+    pub messages: Vec<Outgoing>,
     argv: Vec<Vec<u8>>,
     found: Vec<Vec<u8>>,
 }
@@ -386,6 +391,14 @@ impl Server for FakeServer {
             self.event(KeyEvent::Deleted, key.bytes);
         }
         was_there
+    }
+
+    fn nodes(&mut self) -> Result<Option<Nodes>, Error> {
+        Ok(self.nodes.clone())
+    }
+
+    fn send_messages(&mut self, messages: &[Outgoing]) {
+        self.messages.extend_from_slice(messages);
     }
 
     fn info(&mut self) -> String {

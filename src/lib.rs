@@ -5,6 +5,7 @@ pub mod apply;
 pub mod args;
 pub mod cache;
 pub mod clock;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod departures;

@@ -290,6 +290,40 @@ pub static SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "cluster",
+        metrics: &[
+            gauge("cluster_waiters", "Clients that wait for other shards: CACHE.CLUSTER.", |s| {
+                size(s.cluster.fan_outs.len())
+            }),
+            counter("cluster_waits", "Clients that waited for other shards.", |s| s.cluster.counters.waits),
+            counter("cluster_not_reached", "Clients that were told that some did not answer: cluster-wait-ms.", |s| {
+                s.cluster.counters.not_reached
+            }),
+            gauge("cluster_unanswered", "Requests to other nodes that are not answered yet.", |s| {
+                size(s.cluster.outbox.len())
+            }),
+            counter("cluster_asked_again", "Times that another node was asked what became of a request.", |s| {
+                s.cluster.counters.asked
+            }),
+            gauge("cluster_requests_waiting", "Requests of other nodes that are still to be done here.", |s| {
+                size(s.cluster.inbox.len())
+            }),
+            counter("cluster_requests", "Requests of other nodes that were done here.", |s| s.cluster.counters.done),
+            counter("cluster_duplicates", "Requests of other nodes that came again, and were not done again.", |s| {
+                s.cluster.counters.duplicates
+            }),
+            counter("cluster_messages_sent", "Messages sent over the cluster bus.", |s| s.cluster.counters.sent),
+            counter("cluster_messages_received", "Messages that came over the cluster bus.", |s| {
+                s.cluster.counters.received
+            }),
+            counter(
+                "cluster_messages_refused",
+                "Messages that this node could not or may not act on, or had no room for.",
+                |s| s.cluster.counters.refused,
+            ),
+        ],
+    },
+    Section {
         name: "server",
         metrics: &[counter(
             "caught_panics",

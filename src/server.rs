@@ -7,6 +7,7 @@ use std::ffi::CStr;
 
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
+use crate::cluster::{Nodes, Outgoing};
 use crate::doctor::Drawn;
 use crate::error::Error;
 use crate::native::NativeValue;
@@ -163,6 +164,12 @@ pub trait Server {
     /// Deletes a key whose value has nothing left in it, and module memory learns of it. Fires no event, which would cost more than the deletion; does not
     /// replicate.
     fn delete(&mut self, key: Arg<'_>) -> bool;
+
+    /// The nodes of the cluster; `None` where this server is in none.
+    fn nodes(&mut self) -> Result<Option<Nodes>, Error>;
+
+    /// Sends messages over the cluster bus, which may lose them, and sees to it that what is not answered is asked for.
+    fn send_messages(&mut self, messages: &[Outgoing]);
 
     /// What INFO says.
     fn info(&mut self) -> String;

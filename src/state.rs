@@ -1,6 +1,7 @@
 //! All of the module's own memory, and what happens to it when the keyspace changes.
 
 use crate::clock::UnixMs;
+use crate::cluster::Topic;
 use crate::config::Config;
 use crate::fencing::Fencing;
 use crate::server::{Server, Waiter};
@@ -15,6 +16,7 @@ pub struct State {
     pub lock: crate::lock::State,
     pub ratelimit: crate::ratelimit::State,
     pub writebehind: crate::writebehind::State,
+    pub cluster: crate::cluster::State,
     /// Panics that were caught; anything but 0 is a bug.
     pub panics: u64,
 }
@@ -145,6 +147,7 @@ impl State {
             self.lock.demoted();
             self.ratelimit.demoted();
             self.writebehind.demoted();
+            self.cluster.demoted();
         }
         self.writebehind.freeze(self.fencing.saved());
     }
@@ -155,6 +158,7 @@ impl State {
         self.lock.waiter_left(waiter);
         self.ratelimit.waiter_left(waiter);
         self.writebehind.waiter_left(waiter);
+        self.cluster.waiter_left(waiter);
     }
 
     /// A connection has closed.
@@ -174,7 +178,8 @@ impl State {
     pub fn waiters(&self) -> usize {
         let queued = self.lock.queues.len().saturating_add(self.ratelimit.queues.len());
         let workers = self.cache.waiting_loaders().saturating_add(self.writebehind.waiting.len());
-        self.cache.waiters().saturating_add(queued).saturating_add(workers)
+        let fan_outs = self.cluster.fan_outs.len();
+        self.cache.waiters().saturating_add(queued).saturating_add(workers).saturating_add(fan_outs)
     }
 
     /// May one more client wait where so many do already?
@@ -231,4 +236,13 @@ pub fn due<S: Server>(server: &mut S) -> bool {
     let limiters = crate::ratelimit::due(server);
     let workers = crate::writebehind::due(server);
     locks || limiters || workers
+}
+
+/// Does what another node of the cluster asks for: the count that it is told. `None`: that is nothing this server could do. For a timer,
+/// and only while the server may write.
+pub fn deliver<S: Server>(server: &mut S, topic: Topic, payload: &[u8]) -> Option<i64> {
+    match topic {
+        Topic::INVALIDATION => crate::cache::fan_out::deliver(server, payload),
+        _ => None,
+    }
 }

@@ -264,6 +264,9 @@ EXAMPLES: dict[str, Example] = {
     "CACHE.RULE|GET": Example((EVENT,), writes=False),
     "CACHE.RULE|DEL": Example((EVENT,)),
     "CACHE.RULE|LIST": Example((), writes=False),
+    "CACHE.CLUSTER|INVALIDATETAG": Example((TAG_1, TAG_2), open_ended=True),
+    "CACHE.CLUSTER|STALETAG": Example((TAG_1, TAG_2), open_ended=True),
+    "CACHE.CLUSTER|EMIT": Example((EVENT, Data("{}"))),
     "CACHE.EXPLAIN": Example((Key("string"),), writes=False),
     "CACHE.STATS": Example((), once=(("POLICY", "p"),), writes=False),
     "CACHE.DOCTOR": Example((), writes=False),
@@ -392,7 +395,9 @@ EXAMPLES: dict[str, Example] = {
 }
 
 # Commands that are nothing but their subcommands, which stand above as `CONTAINER|SUBCOMMAND`.
-CONTAINERS = {"CACHE.POLICY", "CACHE.RULE"}
+CONTAINERS = {"CACHE.POLICY", "CACHE.RULE", "CACHE.CLUSTER"}
+# Those that hold settings by name: SET, GET, DEL and LIST.
+SETTINGS = {"CACHE.POLICY", "CACHE.RULE"}
 
 
 def typed(command: str) -> tuple[str, ...]:
@@ -413,7 +418,7 @@ WORLD = ("string", "plain", "list", "lock", "limiter", "slots", "queue", "row")
 
 def make_world(raw: RawClient) -> None:
     """Fills the selected database with a key of each kind, named for it, and leaves no policy and no rule."""
-    for container in CONTAINERS:
+    for container in SETTINGS:
         for name in raw.call(container, "LIST"):
             raw.call(container, "DEL", name)
     for command in (
@@ -445,7 +450,7 @@ def make_world(raw: RawClient) -> None:
 def see_world(raw: RawClient) -> dict[str, object]:
     """All that a client can see of the database, so that two looks can be compared."""
     seen: dict[str, object] = {"size": raw.call("DBSIZE"), "tag:2": raw.call("CACHE.TAGKEYS", "tag:2")}
-    for container in CONTAINERS:
+    for container in SETTINGS:
         seen[container] = {name: raw.call(container, "GET", name) for name in raw.call(container, "LIST")}
     for key in (*WORLD, "new", "new:2"):
         tags = raw.call("CACHE.TAGS", key)

@@ -29,7 +29,8 @@ class Cluster:
     def __init__(self, primaries: list[Server], replicas: list[Server]) -> None:
         self.primaries, self.replicas = primaries, replicas
         self._stopped: set[int] = set()
-        self._ids: dict[int, str] = {}
+        # Names by port, so that a node that stands still need not be asked.
+        self.ids: dict[int, str] = {}
 
     @property
     def nodes(self) -> list[Server]:
@@ -42,6 +43,7 @@ class Cluster:
         parts = [SLOTS * part // len(self.primaries) for part in range(len(self.primaries) + 1)]
         for epoch, node in enumerate(self.nodes, 1):
             with RawClient(node) as raw:
+                self.ids[node.port] = raw.call("CLUSTER", "MYID").decode()
                 assert raw.call("CLUSTER", "SET-CONFIG-EPOCH", epoch) == "OK"
                 if node in self.primaries:
                     first, end = parts[epoch - 1 : epoch + 1]
@@ -116,10 +118,7 @@ class Cluster:
     # Who is who
 
     def id(self, node: Server) -> str:
-        if node.port not in self._ids:
-            with RawClient(node) as raw:
-                self._ids[node.port] = raw.call("CLUSTER", "MYID").decode()
-        return self._ids[node.port]
+        return self.ids[node.port]
 
     def flags(self, asked: Server, of: Server) -> list[str]:
         """What one node thinks of another: master, slave, fail? and the like."""

@@ -61,6 +61,14 @@ pub(super) fn tags<S: Server>(server: &mut S, tags: &[Arg<'_>]) -> usize {
     removed.saturating_add(later)
 }
 
+/// Removes keys, and the keys of tags, for an event, which is why they went.
+pub(super) fn event<S: Server>(server: &mut S, event: &[u8], names: &[&[u8]], of_tags: &[Arg<'_>]) -> usize {
+    server.state().cache.emitting = Some(event.into());
+    let removed = keys(server, names).saturating_add(tags(server, of_tags));
+    server.state().cache.emitting = None;
+    removed
+}
+
 /// Invalidates the keys of each tag and replicates that. The numbers of the retirements, growing.
 fn retire<S: Server>(server: &mut S, db: usize, tags: &[Arg<'_>]) -> SmallVec<[u64; 8]> {
     let now = server.now().to_ms();

@@ -11,6 +11,7 @@ mod dump;
 mod early_refresh;
 pub mod effects;
 pub mod event_data;
+pub mod fan_out;
 mod fence;
 mod fill;
 mod freshness;

@@ -3,7 +3,7 @@
 use smallvec::{SmallVec, smallvec};
 
 use super::freshness::{Freshness, fingerprint};
-use super::reclaim;
+use super::{reclaim, single_flight};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::server::{Expiry, Server, Word};
@@ -46,6 +46,42 @@ pub(super) fn make_stale<S: Server>(server: &mut S, keys: &[&[u8]], at: UnixMs) 
     }
     reclaim::remove(server, db, &dead);
     count.saturating_add(reclaim::remove(server, db, &removed))
+}
+
+/// As for CACHE.INVALIDATETAG: first all keys of all the tags are stale, in O(tags); then as many as the setting allows are
+/// marked so one by one, and the rest is left to the reclaimer. How many they are.
+pub(super) fn tags<S: Server>(server: &mut S, tags: &[Arg<'_>]) -> usize {
+    let (db, now) = (server.db(), server.now().to_ms());
+    single_flight::fence_tags(server, tags);
+    let mut retirements: SmallVec<[u64; 8]> = SmallVec::new();
+    let mut words: SmallVec<[Word<'_>; 8]> = SmallVec::from_slice(&[Word::Text("STALETAG"), Word::Int(now.0)]);
+    for &tag in tags {
+        let (retirement, any) = server.state().cache.stale(db, tag.bytes, now);
+        retirements.extend(retirement.map(|retirement| retirement.number));
+        words.extend(any.then_some(Word::Arg(tag)));
+    }
+    if words.len() > 2 {
+        server.replicate("KEYWARD.APPLY", &words);
+    }
+    let mut budget = usize::try_from(server.state().config.invalidate_sync_keys).unwrap_or(0);
+    let mut staled: usize = 0;
+    for &retirement in &retirements {
+        while budget > 0 {
+            let keys = reclaim::listed(server, db, retirement, budget);
+            let before = reclaim::left_of(server, db, retirement);
+            budget = budget.saturating_sub(keys.len());
+            let names: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+            staled = staled.saturating_add(reclaim::make_stale_later(server, db, retirement, &names, now));
+            if reclaim::left_of(server, db, retirement) >= before {
+                break;
+            }
+        }
+    }
+    let left = |server: &mut S, retirement| reclaim::left_of(server, db, retirement);
+    let later = retirements.iter().fold(0_usize, |sum, &number| sum.saturating_add(left(server, number)));
+    let counters = &mut server.state().cache.counters;
+    counters.invalidations = counters.invalidations.saturating_add(retirements.len() as u64);
+    staled.saturating_add(later)
 }
 
 /// Takes the key out of the retirement that brought it here, if one did. Without room it stays there, and is looked at again.

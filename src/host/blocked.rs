@@ -137,8 +137,10 @@ fn leave(handle: Handle) -> Option<Reply<'static>> {
     let waiter = *host().room.waiters.get(&handle)?;
     let held = host().room.leave(waiter)?;
     give_back(handle, None);
+    // Who is sent away while other nodes have not answered is told which.
+    let verdict = state().cluster.fan_outs.verdict(waiter);
     state().waiter_left(waiter);
-    Some(held.answer)
+    Some(verdict.unwrap_or(held.answer))
 }
 
 unsafe extern "C" fn on_timeout(ctx: Ctx, _: *mut Str, _: c_int) -> c_int {

@@ -12,9 +12,10 @@ use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::strings::{OwnedString, bytes};
 use super::user::User;
-use super::{blocked, native_type, replicate, server_info};
+use super::{blocked, cluster_bus, native_type, replicate, server_info, timer};
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
+use crate::cluster::{Nodes, Outgoing};
 use crate::doctor::Drawn;
 use crate::error::Error;
 use crate::native::NativeValue;
@@ -449,6 +450,15 @@ impl Server for Running<'_> {
         let (db, moment) = (self.db(), self.now().to_ms());
         state().own_key_deleted(db, key.bytes, moment, self.replayed());
         true
+    }
+
+    fn nodes(&mut self) -> Result<Option<Nodes>, Error> {
+        cluster_bus::nodes(self.ctx)
+    }
+
+    fn send_messages(&mut self, messages: &[Outgoing]) {
+        messages.iter().for_each(|message| cluster_bus::send(self.ctx, message));
+        timer::bus_soon(self.ctx);
     }
 
     fn info(&mut self) -> String {

@@ -71,6 +71,12 @@ pub(super) struct HostState {
     pub lease_alarm: Option<Alarm>,
     /// Looks at the queues of locks and limiters.
     pub queue_alarm: Option<Alarm>,
+    /// Looks at what other nodes have not answered.
+    pub bus_alarm: Option<Alarm>,
+    /// Does what other nodes ask for.
+    pub bus_timer: bool,
+    /// The nodes of the cluster as they were seen last.
+    pub nodes: crate::cluster::Nodes,
     pub put_back_pace: PutBackPace,
     /// Is the server's latency monitor on? To be asked again after each CONFIG SET.
     pub latency_monitored: Option<bool>,

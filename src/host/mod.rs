@@ -4,6 +4,7 @@ mod alloc;
 mod api;
 mod aux;
 mod blocked;
+mod cluster_bus;
 mod command;
 mod command_info;
 mod config;

@@ -11,7 +11,7 @@ use super::log::{notice, warning};
 use super::main_thread::{host, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::{aux, command_info, config, events, execute, info, native_type, server_info, timer};
+use super::{aux, cluster_bus, command_info, config, events, execute, info, native_type, server_info, timer};
 use crate::commands::{CONTAINERS, Command};
 use crate::every_command;
 use crate::ratelimit::commands::Throttle;
@@ -77,6 +77,8 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
     host().hit = execute::word(ctx, c"HIT");
     state().config_changed();
     state().cache.set_epoch(rand::rng().random());
+    state().cluster.outbox.set_epoch(rand::rng().random());
+    cluster_bus::register(ctx);
     timer::begin(ctx);
     notice(ctx, concat!("keyward ", env!("CARGO_PKG_VERSION"), " loaded"));
     true

@@ -38,6 +38,11 @@ pub(super) fn all(ctx: Ctx) -> String {
     info(ctx, c"default").unwrap_or_default()
 }
 
+/// What CLUSTER NODES says, where the server is a node of a cluster.
+pub(super) fn cluster_nodes(ctx: Ctx) -> Option<Vec<u8>> {
+    ask(ctx, c"CLUSTER", c"NODES", c"", Some)
+}
+
 /// The value of a setting.
 pub(super) fn setting(ctx: Ctx, name: &CStr) -> Option<String> {
     let value = ask(ctx, c"CONFIG", c"GET", name, |reply| element(reply, 1))?;

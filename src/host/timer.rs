@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use redis_module::raw;
 
 use super::api::{Ctx, call};
-use super::events;
 use super::keyspace::Running;
 use super::log::notice;
 use super::main_thread::{Alarm, HostState, host, may_write, now, state};
 use super::server_info::setting;
 use super::shell::guarded;
+use super::{cluster_bus, events};
 use crate::cache::{due, reclaim, slide};
 use crate::clock::UnixMs;
 
@@ -170,6 +170,44 @@ unsafe extern "C" fn on_queue(ctx: Ctx, _: *mut c_void) {
             in_slices(|| crate::state::due(&mut Running::new(ctx, &[], true)));
             queues_soon(ctx);
         }
+    });
+}
+
+/// Another node may have asked for something, or have to be asked.
+pub(super) fn bus_soon(ctx: Ctx) {
+    if !state().cluster.inbox.is_empty() && !host().bus_timer {
+        host().bus_timer = true;
+        start(ctx, 0, on_request);
+    }
+    if let Some(at) = state().cluster.next_deadline() {
+        ring_at(ctx, |host| &mut host.bus_alarm, at, on_bus);
+    }
+}
+
+/// It writes nothing and is not held up by a pause. The clients of a server that is a replica now have been answered by that server.
+unsafe extern "C" fn on_bus(ctx: Ctx, _: *mut c_void) {
+    guarded("asking other nodes", || {
+        host().bus_alarm = None;
+        cluster_bus::look(ctx);
+        bus_soon(ctx);
+    });
+}
+
+unsafe extern "C" fn on_request(ctx: Ctx, _: *mut c_void) {
+    host().bus_timer = false;
+    guarded("the requests of other nodes", || {
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            host().bus_timer = true;
+            start(ctx, PAUSED_MS, on_request);
+            return;
+        }
+        in_slices(|| cluster_bus::serve(ctx));
+        resume(ctx);
+        queues_soon(ctx);
+        bus_soon(ctx);
     });
 }
 

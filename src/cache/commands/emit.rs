@@ -19,8 +19,43 @@ pub struct Emit;
 const MAX_DATA_LENGTH: usize = 1024 * 1024;
 
 pub struct Request<'a> {
-    event: Arg<'a>,
+    pub(super) event: Arg<'a>,
     json: Arg<'a>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn parse(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let (event, json) = (args.required()?, args.required()?);
+        if args.left() > 0 {
+            return Err(Error::WrongArity(args.command()));
+        }
+        if !(1..=MAX_EVENT_LENGTH).contains(&event.bytes.len()) {
+            return Err(Error::EventLength);
+        }
+        if json.bytes.len() > MAX_DATA_LENGTH {
+            return Err(Error::EventDataLength);
+        }
+        Ok(Request { event, json })
+    }
+
+    /// What the event removes, if the user may remove it. The event counts as emitted.
+    pub(super) fn names<S: Server>(&self, server: &mut S) -> Result<Names, Error> {
+        let state = server.state();
+        let max = usize::try_from(state.config.emit_max_keys).unwrap_or(0);
+        let rule = state.cache.rules.get(self.event.bytes).map(Rc::clone);
+        let names = match &rule {
+            Some(rule) => rule.names(self.json.bytes, max)?,
+            None if is_json(self.json.bytes) => Names::default(),
+            None => return Err(Error::EventData),
+        };
+        if !names.keys.iter().chain(&names.tags).all(|name| server.permits(name, Permission::Delete)) {
+            return Err(Error::NoPermission);
+        }
+        let counters = &mut server.state().cache.counters;
+        counters.events = counters.events.saturating_add(1);
+        counters.events_without_rule = counters.events_without_rule.saturating_add(u64::from(rule.is_none()));
+        Ok(names)
+    }
 }
 
 impl Command for Emit {
@@ -40,42 +75,15 @@ impl Command for Emit {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        let (event, json) = (args.required()?, args.required()?);
-        if args.left() > 0 {
-            return Err(Error::WrongArity(args.command()));
-        }
-        if !(1..=MAX_EVENT_LENGTH).contains(&event.bytes.len()) {
-            return Err(Error::EventLength);
-        }
-        if json.bytes.len() > MAX_DATA_LENGTH {
-            return Err(Error::EventDataLength);
-        }
-        Ok(Request { event, json })
+        Request::parse(args)
     }
 
     /// An event without a rule removes nothing.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
-        let Request { event, json } = request;
-        let state = server.state();
-        let max = usize::try_from(state.config.emit_max_keys).unwrap_or(0);
-        let rule = state.cache.rules.get(event.bytes).map(Rc::clone);
-        let names = match &rule {
-            Some(rule) => rule.names(json.bytes, max)?,
-            None if is_json(json.bytes) => Names::default(),
-            None => return Err(Error::EventData),
-        };
-        if !names.keys.iter().chain(&names.tags).all(|name| server.permits(name, Permission::Delete)) {
-            return Err(Error::NoPermission);
-        }
-        let counters = &mut server.state().cache.counters;
-        counters.events = counters.events.saturating_add(1);
-        counters.events_without_rule = counters.events_without_rule.saturating_add(u64::from(rule.is_none()));
+        let names = request.names(server)?;
         let keys: SmallVec<[&[u8]; 16]> = names.keys.iter().map(|key| &**key).collect();
         let tags: SmallVec<[Arg<'_>; 8]> = names.tags.iter().map(|tag| Arg::named(tag)).collect();
-        server.state().cache.emitting = Some(event.bytes.into());
-        let removed = invalidate::keys(server, &keys).saturating_add(invalidate::tags(server, &tags));
-        server.state().cache.emitting = None;
-        Ok(Reply::count(removed))
+        Ok(Reply::count(invalidate::event(server, request.event.bytes, &keys, &tags)))
     }
 }
 

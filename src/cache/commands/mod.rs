@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod cluster;
 pub mod commit;
 pub mod doctor;
 pub mod emit;
