@@ -5,6 +5,7 @@ use keyward::args::Arg;
 use keyward::cache::key_pattern::KeyPattern;
 use keyward::cache::rules::{Rule, is_json};
 use keyward::clock::UnixMs;
+use keyward::cluster::{Message, NodeId, Nodes};
 use keyward::commands::Command;
 use keyward::error::Error;
 use keyward::every_command;
@@ -25,7 +26,7 @@ const KEY: &str = "k";
 
 /// A script: commands separated by an empty line, their words by line ends. `advance` and a number lets time pass, in
 /// milliseconds; `evict` and `delete` remove a key behind the module's back.
-#[allow(dead_code, reason = "each fuzz target uses one of the three")]
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
 pub fn run_script(input: &[u8]) {
     let mut server = FakeServer::new();
     let mut command: Vec<Vec<u8>> = Vec::new();
@@ -87,9 +88,41 @@ macro_rules! call_by_name {
 }
 every_command!(call_by_name);
 
+/// What comes over the cluster bus: after a first byte that says who has sent it, a message up to its length, two bytes, and so on.
+/// Whatever comes, no request is done twice while its sender may ask for it, and what is done is answered.
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
+pub fn receive(input: &[u8]) {
+    let mut server = FakeServer::new();
+    server.put_string(KEY, "value");
+    server.call::<keyward::cache::commands::tag::Tag>("cache.tag k a b").ok();
+    let mut rest = input;
+    while let [sender, low, high, bytes @ ..] = rest {
+        let (message, left) = bytes.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(bytes.len()));
+        rest = left;
+        assert_readable(message);
+        let from = NodeId::new(&[b'0' + sender % 10; NodeId::LENGTH]).expect("a name of its length");
+        let now = server.now().to_ms();
+        server.state.cluster.received(from, message, sender < &250, now);
+        while let Some(incoming) = server.state.cluster.take() {
+            let count = keyward::state::deliver(&mut server, incoming.topic, &incoming.payload);
+            let answer = server.state.cluster.done(incoming.from, incoming.id, count);
+            assert_eq!(answer.is_some(), count.is_some());
+            assert!(answer.is_none_or(|answer| Message::decode(&answer.bytes).is_some()));
+        }
+    }
+    Nodes::parse(input);
+}
+
+/// A message says the same when it is written again.
+fn assert_readable(bytes: &[u8]) {
+    if let Some(message) = Message::decode(bytes) {
+        assert_eq!(Message::decode(&message.encode()), Some(message));
+    }
+}
+
 /// A dump. Its first byte says of what: a limiter, a lock, a record of an RDB file, whose kind is in the next two bytes, slots, or a
 /// queue.
-#[allow(dead_code, reason = "each fuzz target uses one of the three")]
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
 pub fn load_dump(input: &[u8]) {
     match input.split_first() {
         Some((0, bytes)) => load_value::<Limiter>(bytes, 64 * 1024),
@@ -102,7 +135,7 @@ pub fn load_dump(input: &[u8]) {
 }
 
 /// The pattern of a policy and a key, or a template of a rule and JSON, in two parts at the first empty line. Its first byte says which.
-#[allow(dead_code, reason = "each fuzz target uses one of the three")]
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
 pub fn match_names(input: &[u8]) {
     let Some((kind, rest)) = input.split_first() else { return };
     let Some(at) = rest.windows(2).position(|pair| pair == b"\n\n") else { return };

@@ -20,7 +20,7 @@ from redis.crc import key_slot
 from servers import Server, end_all, eventually
 
 # A node that is silent for so long counts as failing. Long enough for a machine with much to do.
-NODE_TIMEOUT_MS = 3000
+NODE_TIMEOUT_MS = 5000
 
 
 class Cluster:

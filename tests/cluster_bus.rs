@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use keyward::clock::UnixMs;
-use keyward::cluster::{Message, NodeId, Nodes, Outgoing, State, Topic};
+use keyward::cluster::{Look, Message, NodeId, Nodes, Outgoing, State, Topic};
 use keyward::error::Error;
 use keyward::reply::Reply;
 use keyward::server::Waiter;
@@ -136,7 +136,7 @@ impl World {
     }
 
     fn serve(&mut self, node: usize) {
-        while let Some(incoming) = self.members[node].state.next() {
+        while let Some(incoming) = self.members[node].state.take() {
             let member = &mut self.members[node];
             let request = (incoming.from, incoming.id.epoch, incoming.id.number);
             assert!(member.done.insert(request, incoming.payload).is_none(), "the same request twice");
@@ -157,7 +157,7 @@ impl World {
 
     fn look_at_nodes(&mut self, node: usize) {
         let (nodes, now) = (self.nodes(node), self.now);
-        while let Some((messages, answer)) = self.members[node].state.next_look(&nodes, now) {
+        while let Some(Look { messages, answer }) = self.members[node].state.next_look(&nodes, now) {
             messages.into_iter().for_each(|message| self.send(node, message));
             if let Some((waiter, reply)) = answer {
                 let call = self.calls.get_mut(&waiter.0).unwrap();

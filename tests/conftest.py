@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from cluster import Cluster, running_cluster
 from postgres import Postgres
 from servers import FLAVOURS, REPOSITORY, Server, default_flavour, end_all, server_version
+
+from cluster import Cluster, running_cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -99,7 +100,8 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def _shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+    # No node of it is to be taken for dead, however much the machine has to do.
+    with running_cluster(tmp_path_factory.mktemp("cluster"), timeout_ms=60_000) as cluster:
         yield cluster
 
 

@@ -100,6 +100,11 @@ fn no_script_of_commands_breaks_a_promise() {
 }
 
 #[test]
+fn no_message_breaks_a_promise() {
+    replay("bus", driver::receive);
+}
+
+#[test]
 fn no_dump_breaks_a_promise() {
     replay("dumps", driver::load_dump);
 }

@@ -23,7 +23,11 @@ FAN_OUT = {
     "CACHE.POLICY|DEL": {"request_policy:all_shards", "response_policy:all_succeeded"},
 }
 ADMIN = {"LOCK.FORCE", "KEYWARD.APPLY", "CACHE.DOCTOR"} | {
-    f"CACHE.{word}" for word in ("POLICY|SET", "POLICY|DEL", "RULE|SET", "RULE|DEL")
+    f"CACHE.{word}"
+    for word in (
+        *("POLICY|SET", "POLICY|DEL", "RULE|SET", "RULE|DEL"),
+        *("CLUSTER|INVALIDATETAG", "CLUSTER|STALETAG", "CLUSTER|EMIT"),
+    )
 }
 FAMILIES = {
     "CACHE": "@cache",

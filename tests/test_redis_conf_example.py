@@ -91,7 +91,11 @@ def test_the_app_user_may_use_every_command_that_is_not_for_operators(server):
     granted = {word[1:] for word in line.split() if word[1:].startswith(families)}
     commands = server.client(decode=True).command_list(module="keyward")
     operators = {"lock.force", "cache.doctor"} | {
-        f"cache.{word}" for word in ("policy", "policy|set", "policy|del", "rule", "rule|set", "rule|del")
+        f"cache.{word}"
+        for word in (
+            *("policy", "policy|set", "policy|del", "rule", "rule|set", "rule|del"),
+            *("cluster", "cluster|invalidatetag", "cluster|staletag", "cluster|emit"),
+        )
     }
     ordinary = {name for name in commands if name.startswith(families)} - operators
     assert granted == ordinary

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::state::Outgoing;
+use super::state::{Look, Outgoing};
 use super::{MAX_UNANSWERED, NodeId, Nodes, Outbox, Topic};
 use crate::clock::UnixMs;
 use crate::error::{Error, NotReached};
@@ -107,16 +107,11 @@ impl FanOuts {
         self.schedule.first().map(|(at, _)| *at)
     }
 
-    /// The next client that is due: what is to be sent for it, and its answer, if it waits no longer.
-    pub(super) fn due(
-        &mut self,
-        outbox: &mut Outbox,
-        nodes: &Nodes,
-        now: UnixMs,
-    ) -> Option<(Vec<Outgoing>, Option<(Waiter, Reply<'static>)>)> {
+    /// What there is to do for the next client that is due.
+    pub(super) fn due(&mut self, outbox: &mut Outbox, nodes: &Nodes, now: UnixMs) -> Option<Look> {
         let &(_, waiter) = self.schedule.first().filter(|(at, _)| *at <= now)?;
-        let (outgoing, answer) = self.look_at(outbox, nodes, waiter, now);
-        Some((outgoing, answer.map(|answer| (waiter, answer))))
+        let (messages, answer) = self.look_at(outbox, nodes, waiter, now);
+        Some(Look { messages, answer: answer.map(|answer| (waiter, answer)) })
     }
 
     /// A request is done.

@@ -86,7 +86,7 @@ impl Inbox {
     }
 
     /// The next request to be done. [`Inbox::done`] or [`Inbox::given_up`] must follow.
-    pub fn next(&mut self) -> Option<Incoming> {
+    pub fn take(&mut self) -> Option<Incoming> {
         let incoming = self.waiting.pop_front()?;
         self.waiting_bytes = self.waiting_bytes.saturating_sub(incoming.payload.len());
         Some(incoming)
@@ -109,7 +109,7 @@ impl Inbox {
 
     /// Whatever waits is given up: this node does no such work any more.
     pub fn give_up_all(&mut self) {
-        while let Some(Incoming { from, id, .. }) = self.next() {
+        while let Some(Incoming { from, id, .. }) = self.take() {
             self.given_up(from, id);
         }
     }
@@ -160,8 +160,8 @@ mod tests {
         assert_eq!(request(&mut inbox, 5, 5), Receipt::Taken);
         assert_eq!(request(&mut inbox, 5, 5), Receipt::Known(None));
         assert_eq!(inbox.ask(node(b'a'), id(5), 5), Receipt::Known(None));
-        assert_eq!(inbox.next().map(|incoming| incoming.payload), Some(b"do".to_vec()));
-        assert_eq!(inbox.next(), None);
+        assert_eq!(inbox.take().map(|incoming| incoming.payload), Some(b"do".to_vec()));
+        assert_eq!(inbox.take(), None);
         let answer = inbox.done(node(b'a'), id(5), 3);
         assert_eq!(Message::decode(&answer), Some(Message::Done { id: id(5), count: 3 }));
         assert_eq!(request(&mut inbox, 5, 5), Receipt::Known(Some(answer.clone())));
@@ -176,7 +176,7 @@ mod tests {
         let mut inbox = Inbox::default();
         for number in 1..=3 {
             request(&mut inbox, number, 1);
-            inbox.next();
+            inbox.take();
             inbox.done(node(b'a'), id(number), 1);
         }
         assert_eq!(request(&mut inbox, 4, 3), Receipt::Taken);

@@ -24,7 +24,7 @@ pub use inbox::{Inbox, Incoming};
 pub use message::{Message, RequestId};
 pub use nodes::{Node, NodeId, Nodes};
 pub use outbox::{Event, Outbox};
-pub use state::{Counters, Outgoing, State};
+pub use state::{Counters, Look, Outgoing, State};
 
 /// What a request is about. Numbers are never given a second meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,14 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
 }
 
+/// What there is to do for a client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    pub messages: Vec<Outgoing>,
+    /// What it is told, if it waits no longer.
+    pub answer: Option<(Waiter, Reply<'static>)>,
+}
+
 /// What INFO tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -95,8 +103,8 @@ impl State {
     }
 
     /// The next request to be done here; [`State::done`] must follow.
-    pub fn next(&mut self) -> Option<Incoming> {
-        self.inbox.next()
+    pub fn take(&mut self) -> Option<Incoming> {
+        self.inbox.take()
     }
 
     /// A request is done; `None`: it cannot be done here, and is not answered. What is to be sent.
@@ -145,17 +153,13 @@ impl State {
         Some(outgoing)
     }
 
-    /// The next client that is due: what is to be sent for it, and its answer if it waits no longer.
-    pub fn next_look(
-        &mut self,
-        nodes: &Nodes,
-        now: UnixMs,
-    ) -> Option<(Vec<Outgoing>, Option<(Waiter, Reply<'static>)>)> {
-        let (outgoing, answer) = self.fan_outs.due(&mut self.outbox, nodes, now)?;
-        if matches!(answer, Some((_, Reply::Error(_)))) {
+    /// What there is to do for the next client that is due.
+    pub fn next_look(&mut self, nodes: &Nodes, now: UnixMs) -> Option<Look> {
+        let look = self.fan_outs.due(&mut self.outbox, nodes, now)?;
+        if matches!(look.answer, Some((_, Reply::Error(_)))) {
             add(&mut self.counters.not_reached);
         }
-        Some((outgoing, answer))
+        Some(look)
     }
 
     /// A client waits no longer, since it has gone or was sent away.

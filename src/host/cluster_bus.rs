@@ -14,7 +14,7 @@ use super::keyspace::Running;
 use super::main_thread::{flags, host, now, state};
 use super::shell::guarded;
 use super::{server_info, timer};
-use crate::cluster::{NodeId, Nodes, Outgoing};
+use crate::cluster::{Look, NodeId, Nodes, Outgoing};
 use crate::error::Error;
 use crate::server::Server;
 
@@ -93,7 +93,7 @@ fn received(ctx: Ctx, from: NodeId, bytes: &[u8]) {
 
 /// Does one thing that another node asked for, and answers. Whether there was any.
 pub(super) fn serve(ctx: Ctx) -> bool {
-    let Some(incoming) = state().cluster.next() else { return false };
+    let Some(incoming) = state().cluster.take() else { return false };
     let count = guarded("a request of another node", || {
         crate::state::deliver(&mut Running::new(ctx, &[], true), incoming.topic, &incoming.payload)
     });
@@ -112,7 +112,7 @@ pub(super) fn look(ctx: Ctx) {
             host().nodes = nodes;
         }
         let nodes = std::mem::take(&mut host().nodes);
-        while let Some((messages, answer)) = state().cluster.next_look(&nodes, moment) {
+        while let Some(Look { messages, answer }) = state().cluster.next_look(&nodes, moment) {
             messages.iter().for_each(|message| send(ctx, message));
             if let Some((waiter, reply)) = answer {
                 Running::new(ctx, &[], false).answer(waiter, reply);
