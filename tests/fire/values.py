@@ -259,7 +259,12 @@ class ValueCommands(Draws):
         words = self.draw.choice([("DEL",), ("UNLINK",), ("GETDEL",), ("PEXPIRE", -1)])
 
         def told(reply: object, _: int) -> None:
-            if reply not in (0, None):
+            if reply in (0, None):
+                return
+            if words[0] == "PEXPIRE":
+                # Valkey says that it expired, which ends no load.
+                values.at.pop(place, None)
+            else:
                 values.gone(place)
 
         return Op(place[0], (words[0], place[1], *words[1:]), told)
