@@ -24,7 +24,8 @@ class Seen:
     state: bytes
 
 
-NOTHING = Seen("none", frozenset(), ["0" * 40], -2, b"missing")
+NO_DIGEST = ["0" * 40]
+NOTHING = Seen("none", frozenset(), NO_DIGEST, -2, b"missing")
 
 
 @dataclass
@@ -118,7 +119,8 @@ def _seen(places: list[tuple[int, bytes]], replies) -> Look:
     seen = Look()
     for place in places:
         _, kind, tags, expires, dump, digest, explained, queue = [next(replies) for _ in range(8)]
-        value = dump if kind in OWN_TYPES else digest
+        # A replica may keep what has expired as long as it likes, and the digest shows that.
+        value = dump if kind in OWN_TYPES else NO_DIGEST if kind == "none" else digest
         seen.keys[place] = Seen(str(kind), frozenset(tags), value, expires, fields(explained)[b"state"])
         if kind == "kw-queue1":
             seen.queues[place] = fields(queue)
