@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::commands::Command;
-use crate::doctor::{self, Facts, SAMPLE};
+use crate::doctor::{self, Facts, SAMPLE, each_once};
 use crate::error::Error;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -34,7 +34,7 @@ impl Command for Doctor {
         let facts = Facts {
             info: server.info(),
             preamble: server.setting(c"aof-use-rdb-preamble").as_deref() != Some("no"),
-            drawn: server.draw_keys(SAMPLE),
+            drawn: each_once(server.draw_keys(SAMPLE)),
         };
         let now = server.now().to_ms();
         Ok(Reply::OwnedBytes(doctor::report(&facts, server.state(), now).into_bytes()))
