@@ -160,6 +160,11 @@ pub static SECTIONS: &[Section] = &[
             counter("cache_invalidated_keys", "Keys removed by invalidations.", |s| s.cache.counters.invalidated_keys),
             gauge("cache_tagged_keys", "Keys with tags, in all databases.", |s| size(s.cache.tagged_keys())),
             gauge("cache_tags", "Tags that some key carries.", |s| size(s.cache.tag_count())),
+            gauge(
+                "cache_tag_history",
+                "Invalidated tags that no key carries and that are remembered: tag-history-max.",
+                |s| size(s.cache.tag_history()),
+            ),
             gauge("cache_reclaim_backlog", "Invalidated keys that are still to be unlinked.", |s| {
                 size(s.cache.backlog())
             }),

@@ -168,7 +168,7 @@ def answered(clients, number):
 
 
 def test_tag_history(capped):
-    """Of tags without keys the last ones are remembered; what they take is in the memory of the metadata."""
+    """Of tags without keys the last ones are remembered."""
     server, raw = capped("tag-history-max")
     for number in range(MORE):
         raw.call("CACHE.SET", "k", "v", "TAGS", 1, f"t:{number}")
@@ -176,6 +176,7 @@ def test_tag_history(capped):
     told = [fields(raw.call("CACHE.TAGINFO", f"t:{number}"))[b"invalidations"] for number in range(MORE)]
     assert told == [0] * (MORE - CAP) + [1] * CAP
     assert metric(server, "cache_tags") == 0
+    assert metric(server, "cache_tag_history") == CAP
 
 
 # Bounds that are no settings of the server

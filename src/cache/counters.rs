@@ -121,6 +121,11 @@ impl State {
         self.hot_keys.len()
     }
 
+    /// Tags that no key carries, and that are remembered for CACHE.TAGINFO.
+    pub fn tag_history(&self) -> usize {
+        self.databases.values().map(|database| database.tags.history_len()).sum()
+    }
+
     /// Invalidations of tags that are remembered for the sake of loads under way.
     pub fn fence_tags(&self) -> usize {
         self.leases.remembered_tags()

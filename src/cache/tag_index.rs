@@ -87,6 +87,11 @@ impl TagIndex {
         self.tags.current_cohorts()
     }
 
+    /// Tags that no key carries, and that are remembered for their invalidations.
+    pub fn history_len(&self) -> usize {
+        self.tags.history_len()
+    }
+
     /// Bytes of memory held, without the allocator's own overhead. O(keys / 400).
     pub fn memory(&self) -> usize {
         let unconfirmed = self.unconfirmed.as_ref().map_or(0, |loading| loading.memory());

@@ -311,6 +311,11 @@ impl TagTable {
         with_members.chain(empty).map(|tag| (&*tag.name, tag.invalidations()))
     }
 
+    /// How many tags without members are remembered.
+    pub fn history_len(&self) -> usize {
+        self.history.len()
+    }
+
     /// Bytes of memory held, not counting this struct. O(shards of names).
     pub fn memory(&self) -> usize {
         let maps = (self.retired.len() + self.staled.len() + self.history.len()) * MAP_ENTRY;
