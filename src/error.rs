@@ -43,7 +43,12 @@ pub enum Error {
     Nested,
     CrossSlot,
     LimitCount,
+    /// The slot, and where its node is.
+    Moved(u16, Rc<str>),
+    Ask(u16, Rc<str>),
     SlotMoves,
+    /// In the words of the server.
+    Unblocked,
     TooManyLimits,
     IdLength,
     ZeroRate,
@@ -143,7 +148,12 @@ impl fmt::Display for Error {
             Error::NeedsConnection => f.write_str("ERR SESSION needs a connection"),
             Error::Nested => f.write_str("ERR LOCK.EXEC cannot run within LOCK.EXEC"),
             Error::CrossSlot => f.write_str("CROSSSLOT Keys in request don't hash to the same slot"),
-            Error::SlotMoves => f.write_str("TRYAGAIN The slot of the lock is moving to another node"),
+            Error::Moved(slot, node) => write!(f, "MOVED {slot} {node}"),
+            Error::Ask(slot, node) => write!(f, "ASK {slot} {node}"),
+            Error::SlotMoves => f.write_str("TRYAGAIN Keys of the request are moving to another node"),
+            Error::Unblocked => f.write_str(
+                "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+            ),
             Error::Fenced => f.write_str("FENCED token is stale"),
             Error::LimitCount => f.write_str("ERR a call can name at most 8 limits"),
             Error::TooManyLimits => f.write_str("ERR a key can hold at most 16 limits of different windows"),

@@ -245,6 +245,14 @@ impl Server for FakeServer {
         !self.moved.iter().any(|moved| moved == key.bytes)
     }
 
+    fn redirection(&mut self, key: &[u8]) -> Error {
+        Error::Moved(crate::slot::slot(key), "other:6379".into())
+    }
+
+    fn notice_slot(&mut self, _key: &[u8]) -> bool {
+        false
+    }
+
     fn block(&mut self, _timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {
         if self.never_blocks {
             return None;

@@ -182,6 +182,22 @@ pub static SECTIONS: &[Section] = &[
                 "Memory of tags, version floors, soft expiries and negative answers, part of used_memory.",
                 |s| size(s.cache.memory()),
             ),
+            gauge(
+                "cache_doubts",
+                "Values that came with their slot, and are not seen until it is known whether they had tags.",
+                |s| size(s.cache.doubts()),
+            ),
+            counter("cache_doubts_ever", "Values that ever came with their slot.", |s| s.cache.counters.doubts),
+            counter(
+                "cache_doubts_removed",
+                "Those of them that had tags, a grace or a version, and were removed.",
+                |s| s.cache.counters.doubts_removed,
+            ),
+            gauge(
+                "cache_departed",
+                "Keys with tags, a grace or a version that went with their slot, remembered for ten minutes.",
+                |s| size(s.cache.departed()),
+            ),
             counter(
                 "cache_ghosts",
                 "Records found without their key. Anything but 0 is a bug: please report it.",

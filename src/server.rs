@@ -72,6 +72,13 @@ pub trait Server {
     /// the key is not here (any more).
     fn serves(&mut self, key: Arg<'_>) -> bool;
 
+    /// Where a client has to go for a key that this server does not [serve](Server::serves).
+    fn redirection(&mut self, key: &[u8]) -> Error;
+
+    /// Looks whether slots of the cluster may have been away since the last look. What was remembered of loads and negative
+    /// answers is forgotten then. Whether the slot of this key is still coming from another node.
+    fn notice_slot(&mut self, key: &[u8]) -> bool;
+
     /// Holds the client of the running command, which must reply [`Reply::Later`] then. It is answered by [`Server::answer`],
     /// or with `otherwise` after `timeout_ms` milliseconds (0: never). `None`: it cannot be held (it runs a transaction or a
     /// script).

@@ -174,6 +174,13 @@ impl State {
         UnixMs::earliest(clients, self.writebehind.next_deadline())
     }
 
+    /// Slots of the cluster are on their way: somebody has to look whether the keys are still here that others wait for.
+    pub fn look_at_all_queues(&mut self) {
+        self.lock.queues.look_at_all(None);
+        self.ratelimit.queues.look_at_all(None);
+        self.writebehind.waiting.look_at_all(None);
+    }
+
     /// How many clients wait, for whatever it is.
     pub fn waiters(&self) -> usize {
         let queued = self.lock.queues.len().saturating_add(self.ratelimit.queues.len());

@@ -59,6 +59,9 @@ pub struct Counters {
     pub(super) negatives_dropped: u64,
     /// Keys that were known here but not in the keyspace. Anything but 0 means an event that was missed.
     pub ghosts: u64,
+    /// Values that came from another node and were in doubt, and those of them that were removed.
+    pub doubts: u64,
+    pub doubts_removed: u64,
 }
 
 impl State {

@@ -6,6 +6,7 @@
 //! - `SLIDE key soft-unix-ms hard-unix-ms [...]`: a read gave the key its full time to live; both moments are the same without a grace;
 //! - `FLOOR key version until-unix-ms`: versions up to this one are refused;
 //! - `INTENT key`, `NOINTENT key`: the key is being written in the database; that is over;
+//! - `DOUBT key node unix-ms`, `NODOUBT key`: the next value of the key comes from that node of the cluster, and is not to be seen; it is;
 //! - `NEGATIVE key until-unix-ms [tag ...]`, `NONEGATIVE key [key ...]`: the origin has nothing of the key; that is over.
 
 use smallvec::SmallVec;
@@ -16,6 +17,7 @@ use super::write_options::{checked_tag, distinct_tags, parse_version};
 use super::{sliding, staleness, write_through};
 use crate::args::{Arg, Args};
 use crate::clock::UnixMs;
+use crate::cluster::NodeId;
 use crate::error::Error;
 use crate::server::Server;
 
@@ -43,6 +45,10 @@ pub fn apply<S: Server>(effect: Arg<'_>, args: &mut Args<'_>, server: &mut S) ->
         intent(args, server, false)
     } else if effect.is("FLOOR") {
         floor(args, server)
+    } else if effect.is("DOUBT") {
+        doubt(args, server)
+    } else if effect.is("NODOUBT") {
+        no_doubt(args, server)
     } else {
         return None;
     };
@@ -65,6 +71,23 @@ fn retire<S: Server>(
     for tag in tags {
         retire(cache, db, tag.bytes, now);
     }
+    Ok(())
+}
+
+fn doubt<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let (key, node, since) = (args.required()?, args.required()?, moment(args)?);
+    args.end()?;
+    let node = NodeId::new(node.bytes).ok_or(Error::BadEffect)?;
+    let db = server.db();
+    server.state().cache.doubts.expect(db, key.bytes, node, since);
+    Ok(())
+}
+
+fn no_doubt<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
+    let key = args.required()?;
+    args.end()?;
+    let db = server.db();
+    server.state().cache.doubts.settle(db, key.bytes);
     Ok(())
 }
 

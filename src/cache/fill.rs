@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::lease::{Load, Token};
-use super::single_flight::{answer_all, end_what_ran_out, settle};
+use super::single_flight::{answer_all, end_what_ran_out, revoke_if_slot_was_away, settle};
 use crate::args::Arg;
 use crate::error::Error;
 use crate::server::Server;
@@ -25,6 +25,7 @@ pub(super) fn accept<S: Server>(
     answer: &Answer,
 ) -> Result<Option<Load>, Error> {
     let db = server.db();
+    revoke_if_slot_was_away(server, db, key.bytes);
     end_what_ran_out(server, db, key.bytes);
     let token = Token::parse(token.bytes);
     let Some((token, load)) =
@@ -87,8 +88,9 @@ fn refusal<S: Server>(
     let retired_since = retired.filter(|retired| retired.number > load.retirement).map(|_| load.began);
     let outdated =
         version.is_some_and(|version| cache.version_seen(db, key.bytes, now).is_some_and(|seen| version <= seen));
-    // A key that was not there when the load began was written since. (A retired one was there, but is invalid.)
-    let written = !load.refresh && load.revoked.is_none() && retired.is_none() && server.exists(key.bytes);
+    // A key that was not there when the load began was written since. (A retired one was there, but is invalid, and so was one in doubt.)
+    let invalid = retired.is_some() || cache.doubts.holds(db, key.bytes);
+    let written = !load.refresh && load.revoked.is_none() && !invalid && server.exists(key.bytes);
     let nobody = (outdated || written).then_some(0);
     [load.revoked, tag_hit, retired_since, nobody].into_iter().flatten().min()
 }

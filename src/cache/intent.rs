@@ -134,6 +134,11 @@ impl Intents {
         }
     }
 
+    /// Any of the keys may have been changed by somebody else.
+    pub fn spoil_all(&mut self) {
+        self.keys.values_mut().for_each(|overlap| overlap.spoiled = true);
+    }
+
     /// The key has expired, as its value was to, or before: then somebody has given it another expiry, be it one in the past, by
     /// which some servers delete a key without calling it that.
     pub fn expired(&mut self, db: usize, key: &[u8], now: UnixMs) {

@@ -89,6 +89,7 @@ pub(super) struct Terms {
     pub lease_ms: i64,
     pub refresh: bool,
     pub retirement: u64,
+    pub visiting: bool,
     pub order: Option<Order>,
     pub mark: Option<Mark>,
 }
@@ -152,9 +153,10 @@ impl Leases {
             return None;
         }
         let (began, number) = (self.next(), self.next_number());
-        let Terms { now, lease_ms, refresh, retirement, order, mark } = terms;
+        let Terms { now, lease_ms, refresh, retirement, visiting, order, mark } = terms;
         let deadline = now.to_ms().plus(lease_ms);
-        let load = Load { number, began, began_at: now, deadline, retirement, refresh, revoked: None, order, mark };
+        let began_at = now;
+        let load = Load { number, began, began_at, deadline, retirement, refresh, visiting, revoked: None, order, mark };
         let database = self.databases.entry(db).or_default();
         database.fence.opened(began);
         let name = name_of(&database.flights, key);
@@ -207,8 +209,17 @@ impl Leases {
     /// are still answered by that load, those who come from now on are not. With `retirement`, only a lease that began before it
     /// is revoked.
     pub fn revoke(&mut self, db: usize, key: &[u8], retirement: Option<u64>) {
-        let older = |load: &mut Load| retirement.is_none_or(|number| load.retirement < number);
-        let Some(load) = self.flight_mut(db, key).and_then(|flight| flight.live.take_if(older)) else { return };
+        self.revoke_if(db, key, |load| retirement.is_none_or(|number| load.retirement < number));
+    }
+
+    /// As [`Leases::revoke`], unless the lease was given out while the slot was coming as it is now (`visiting`), or was here as it is now.
+    pub fn revoke_unless(&mut self, db: usize, key: &[u8], visiting: bool) {
+        self.revoke_if(db, key, |load| load.visiting != visiting);
+    }
+
+    fn revoke_if(&mut self, db: usize, key: &[u8], which: impl Fn(&Load) -> bool) {
+        let taken = self.flight_mut(db, key).and_then(|flight| flight.live.take_if(|load| which(load)));
+        let Some(load) = taken else { return };
         self.refreshing = self.refreshing.saturating_sub(usize::from(load.refresh));
         let at = self.next();
         let Some(flight) = self.flight_mut(db, key) else { return };
@@ -408,6 +419,14 @@ impl Leases {
         if !flight.queue.is_empty() {
             self.unsettled.push_back((db, Rc::clone(name)));
         }
+    }
+
+    /// Keys of which a load is under way, or somebody waits for one.
+    pub fn names(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<(usize, Rc<[u8]>)> {
+        let of = |(&db, database): (&usize, &Database)| {
+            database.flights.keys().filter(|key| wanted(key)).map(|key| (db, Rc::clone(key))).collect::<Vec<_>>()
+        };
+        self.databases.iter().flat_map(of).collect()
     }
 
     /// The databases where something is going on.

@@ -170,7 +170,7 @@ pub(super) fn hand_out<S: Server>(server: &mut S, loader: &[u8], wish: &Wish) ->
 
 fn turn<S: Server>(server: &mut S, loader: &[u8], key: &Rc<[u8]>, (wanted, _): Rank, lease_ms: i64) -> Turn {
     let name = Arg::named(key);
-    if single_flight::hold(server, name).is_some() {
+    if single_flight::hold(server, name).is_some() || !server.serves(name) {
         return Turn::Needless;
     }
     let policy = if wanted == Reason::Ahead { governed::of_read(server, name) } else { None };

@@ -118,6 +118,11 @@ impl Negatives {
         }
     }
 
+    pub fn clear(&mut self) {
+        let (max, dropped) = (self.max, self.dropped_by_cap);
+        *self = Negatives { dropped_by_cap: dropped, ..Negatives::new(max) };
+    }
+
     /// Key, end and tags of each, the oldest first; without those that a tag ended.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], UnixMs, Vec<&[u8]>)> {
         self.ages.values().filter_map(|&id| {

@@ -79,6 +79,9 @@ fn look_at_metadata<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, E
 
 fn look_at_age<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     let db = server.db();
+    if server.state().cache.doubts.holds(db, key.bytes) {
+        return Ok(Cached::Missing);
+    }
     let retired = server.state().cache.retired(db, key.bytes);
     if retired.is_some_and(|retired| retired.stale_since.is_none()) {
         return Ok(Cached::Missing);

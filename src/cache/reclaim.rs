@@ -3,6 +3,7 @@
 
 use super::staleness;
 use super::tag_index::TagIndex;
+use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::server::Server;
 
@@ -103,13 +104,13 @@ pub(super) fn remove<S: Server>(server: &mut S, db: usize, keys: &[&[u8]]) -> us
 
 /// Looks whether up to `budget` keys with tags, and as many with a soft expiry, exist, and forgets those that do not: on Redis
 /// 7.0 the keys of a slot that another node took over vanish without an event. Only for a primary, where a key that has expired
-/// is removed on sight.
-pub fn check_ghosts<S: Server>(server: &mut S, budget: usize) {
+/// is removed on sight. False when it has been through all there is.
+pub fn check_ghosts<S: Server>(server: &mut S, budget: usize) -> bool {
     let cache = &mut server.state().cache;
     let GhostWalk { db, tagged, aging } = cache.ghost_walk;
     let Some((&db, database)) = cache.databases.range(db..).next() else {
         cache.ghost_walk = GhostWalk::default();
-        return;
+        return false;
     };
     let (tagged, keys) = tagged.map_or((0, Vec::new()), |cursor| database.tags.sample(cursor, budget));
     let (aging, more) = aging.map_or((0, Vec::new()), |cursor| database.freshness.sample(cursor, budget));
@@ -123,6 +124,7 @@ pub fn check_ghosts<S: Server>(server: &mut S, budget: usize) {
     for key in &keys {
         forget_if_gone(server, db, key);
     }
+    true
 }
 
 /// A key that is still known here was either not removed, and stays, or is a ghost.
@@ -131,10 +133,12 @@ pub(super) fn forget_if_gone<S: Server>(server: &mut S, db: usize, key: &[u8]) {
     if !known(server) || server.exists(key) {
         return;
     }
+    // With its slot, which another node took over: Redis 7.0 tells nobody.
+    let lost = !server.serves(Arg::named(key));
     let cache = &mut server.state().cache;
     // The look may have found that the key had expired, and forgotten it.
     let forgotten = cache.databases.get_mut(&db).is_some_and(|database| database.forget(key));
-    cache.counters.ghosts = cache.counters.ghosts.saturating_add(u64::from(forgotten));
+    cache.counters.ghosts = cache.counters.ghosts.saturating_add(u64::from(forgotten && !lost));
 }
 
 impl TagIndex {

@@ -143,8 +143,12 @@ fn decide_otherwise<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish:
 
 pub(super) fn is_negative<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
     let (db, now) = (server.db(), server.now().to_ms());
+    if !server.state().cache.is_negative(db, key.bytes, now) {
+        return false;
+    }
+    let visiting = server.notice_slot(key.bytes);
     let cache = &server.state().cache;
-    cache.is_negative(db, key.bytes, now) && !cache.intents.holds(db, key.bytes)
+    !visiting && cache.is_negative(db, key.bytes, now) && !cache.intents.holds(db, key.bytes)
 }
 
 fn hard_expiry<S: Server>(server: &mut S, key: Arg<'_>) -> Expiry {
@@ -232,7 +236,9 @@ pub(super) fn hold<S: Server>(server: &mut S, key: Arg<'_>) -> Option<Hold> {
     end_what_ran_out(server, db, key.bytes);
     revoke_if_retired(server, db, key.bytes);
     let now = server.now().to_ms();
-    server.state().cache.leases.hold(db, key.bytes, now)
+    let hold = server.state().cache.leases.hold(db, key.bytes, now)?;
+    revoke_if_slot_was_away(server, db, key.bytes);
+    Some(hold).filter(|_| server.state().cache.leases.hold(db, key.bytes, now).is_some())
 }
 
 /// A giant tag is invalidated without a look at its keys: whether that took this one is found here.
@@ -241,6 +247,12 @@ fn revoke_if_retired<S: Server>(server: &mut S, db: usize, key: &[u8]) {
     if let Some(retired) = cache.retired(db, key) {
         cache.leases.revoke(db, key, Some(retired.number));
     }
+}
+
+/// While the slot was away the key may have been changed: what is loaded since before must not answer those who come now.
+pub(super) fn revoke_if_slot_was_away<S: Server>(server: &mut S, db: usize, key: &[u8]) {
+    let visiting = server.notice_slot(key);
+    server.state().cache.leases.revoke_unless(db, key, visiting);
 }
 
 /// Gives out a lease of a key that has none. `refresh`: it has a value. `order`: a loader gets it. `None`: too many are out.
@@ -252,11 +264,12 @@ pub(super) fn begin<S: Server>(
     order: Option<Order>,
 ) -> Option<Token> {
     let (db, now) = (server.db(), server.now());
+    let visiting = server.notice_slot(key.bytes);
     let state = server.state();
     let max = usize::try_from(state.config.leases_max).unwrap_or(0);
     let cache = &mut state.cache;
     let mark = cache.policies.find(key.bytes).map(|policy| policy.stats.load_mark.clone());
-    let terms = Terms { now, lease_ms, refresh, retirement: cache.retirements(db), order, mark };
+    let terms = Terms { now, lease_ms, refresh, retirement: cache.retirements(db), visiting, order, mark };
     let token = cache.leases.begin(db, key.bytes, terms, max);
     cache.count(key.bytes, 1, |counters| match token {
         Some(_) => &mut counters.leases_granted,
@@ -348,6 +361,19 @@ pub(super) fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>
     server.state().cache.leases.forget(db, key.bytes);
 }
 
+/// If the key is not served here any more, since its slot has left or the key has gone ahead of it: ends its loads and tells those who
+/// wait where to go. Whether it is so.
+pub(super) fn send_away<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
+    if server.serves(key) {
+        return false;
+    }
+    let (db, redirection) = (server.db(), server.redirection(key.bytes));
+    server.state().cache.revoke(db, key.bytes, None);
+    answer_some(server, key.bytes, None, |_| true, || Reply::Error(redirection.clone()));
+    server.state().cache.leases.forget(db, key.bytes);
+    true
+}
+
 /// A load has ended and brought nothing for those who (still) wait: they get what there is by now, or the oldest of them whose
 /// connection lives is elected. While the key is being written in the database they go on waiting. In the selected database.
 pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
@@ -358,7 +384,7 @@ pub(super) fn settle<S: Server>(server: &mut S, key: Arg<'_>) {
         return;
     }
     let hold = server.state().cache.leases.hold(db, key.bytes, now);
-    if hold == Some(Hold::Loading) {
+    if hold == Some(Hold::Loading) || send_away(server, key) {
         return;
     }
     let failed = match hold {

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::counters::Counters;
 use super::database::{Database, bound};
+use super::doubt::{Departed, Doubts};
 use super::freshness::Freshness;
 use super::hot_keys::HotKeys;
 use super::intent::Intents;
@@ -35,6 +36,10 @@ pub struct State {
     pub(super) databases: BTreeMap<usize, Database>,
     pub(super) leases: Leases,
     pub(super) intents: Intents,
+    pub(super) doubts: Doubts,
+    pub(super) departed: Departed,
+    /// This node's epoch in the cluster, once it is known.
+    pub(super) epoch: Option<u64>,
     pub(super) loaders: Loaders,
     pub(super) hot_keys: HotKeys,
     pub policies: Policies,
@@ -83,13 +88,14 @@ impl State {
     pub fn doubts_nothing(&self) -> bool {
         !self.maybe_retired
             && self.intents.is_empty()
+            && self.doubts.is_empty()
             && self.databases.values().all(|database| database.freshness.is_empty())
     }
 
-    /// Was the key invalidated, and not written since? For CACHE commands it is missing then.
+    /// Was the key invalidated, and not written since? Or is its value in doubt? For CACHE commands it is missing then.
     #[inline]
     pub fn is_retired(&self, db: usize, key: &[u8]) -> bool {
-        self.databases.get(&db).is_some_and(|database| database.is_retired(key))
+        self.databases.get(&db).is_some_and(|database| database.is_retired(key)) || self.doubts.holds(db, key)
     }
 
     /// What invalidations of tags, hard and soft, made of the key; `None` if nothing.
@@ -167,6 +173,7 @@ impl State {
     /// A number that no server had before: tokens begin with it.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.leases.epoch = epoch;
+        self.doubts.begin(epoch);
     }
 
     /// This server is a replica now. It gives out no leases, and has sent those who waited away. What is being written in the
@@ -181,6 +188,7 @@ impl State {
     /// The key was written by a CACHE command: this is what is known of it now.
     pub(super) fn stored(&mut self, config: &Config, (db, key): (usize, &[u8]), known: Known<'_>) -> Result<(), Error> {
         self.count(key, 1, |counters| &mut counters.sets);
+        self.doubts.settle(db, key);
         let Known { tags, version, now, freshness } = known;
         if tags.is_empty() && version.is_none() && freshness.is_none() {
             if let Some(database) = self.databases.get_mut(&db) {
@@ -284,6 +292,8 @@ impl State {
         }
         match event {
             KeyEvent::Loaded => {}
+            // Nobody has seen it, and what is loaded meanwhile is to stand in its place.
+            KeyEvent::Deleted if self.reclaiming && self.doubts.holds(db, key) => {}
             // The old value may go by itself. But where there was none, one was written and has expired since.
             KeyEvent::Expired | KeyEvent::Evicted if self.leases.value_gone(db, key) => {}
             KeyEvent::Expired | KeyEvent::Evicted => self.leases.revoke(db, key, retirement),
@@ -313,6 +323,13 @@ impl State {
 
     pub fn key_event(&mut self, config: &Config, event: KeyEvent, db: usize, key: &[u8], now: UnixMs) {
         self.revoking_event(event, db, key, now);
+        match event {
+            KeyEvent::Written | KeyEvent::Loaded => {}
+            KeyEvent::Replaced => self.doubts.replaced(db, key),
+            KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted => {
+                self.doubts.settle(db, key);
+            }
+        }
         let Some(database) = self.databases.get_mut(&db) else { return };
         if event != KeyEvent::Loaded {
             database.forget_value(key);
@@ -350,6 +367,7 @@ impl State {
     pub fn key_moved(&mut self, config: &Config, from: (usize, &[u8]), to: (usize, &[u8]), now: UnixMs) {
         self.revoke(from.0, from.1, None);
         self.revoke(to.0, to.1, None);
+        self.doubts.moved(from, to);
         let (mut tags, mut version, mut freshness) = (None, None, None);
         if let Some(database) = self.databases.get_mut(&from.0) {
             freshness = database.effective_freshness(from.1);
@@ -387,6 +405,7 @@ impl State {
             self.forget_beginning(began);
         }
         self.slides.flushed(db);
+        self.doubts.flushed(db);
         self.key_history.flushed(db);
         let other = |of: usize| db.is_some_and(|db| db != of);
         self.keep_databases(|of, _| other(of));
@@ -399,6 +418,7 @@ impl State {
         self.hot_keys.swapped(a, b);
         self.intents.swapped(a, b);
         self.slides.swapped(a, b);
+        self.doubts.swapped(a, b);
         self.key_history.swapped(a, b);
         let (at_a, at_b) = (self.databases.remove(&a), self.databases.remove(&b));
         self.databases.extend(at_a.map(|database| (b, database)));
@@ -446,6 +466,7 @@ impl State {
             !database.is_empty()
         });
         self.leases.prune(budget);
+        self.departed.sweep(now, budget);
         self.hot_keys.tick(now);
         self.maybe_retired = self.finds_retired();
     }

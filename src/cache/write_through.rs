@@ -141,6 +141,10 @@ fn end_what_ran_out<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
 /// Takes the intent of this token out, if the key has it.
 fn take<S: Server>(server: &mut S, key: Arg<'_>, token: Arg<'_>) -> Option<(Fate, Began)> {
     let db = server.db();
+    if server.notice_slot(key.bytes) {
+        // Whatever was begun here while the slot was here before.
+        server.state().cache.intents.spoil(db, key.bytes, None);
+    }
     let cache = &mut server.state().cache;
     let token = Token::parse(token.bytes).filter(|token| token.epoch == cache.leases.epoch)?;
     let (fate, began) = cache.intents.take(db, key.bytes, token.number)?;

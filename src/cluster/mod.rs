@@ -6,6 +6,7 @@
 //!   node, a topic and any bytes; the number it gives comes back in [`Event::Done`] with what the other node answered, a count.
 //! - [`inbox`]: requests from other nodes, each given out once. What was done is remembered as long as its sender may ask.
 //! - [`nodes`]: who is in the cluster, read from CLUSTER NODES: primaries, their slots, which of them are moving.
+//! - `topology`: who serves which slot.
 //! - [`fan_out`]: one request to every primary that has slots, until all have answered: CACHE.CLUSTER.
 //!
 //! A new kind of request is a new [`Topic`]: whoever gets one does it in `crate::state::deliver`, outside of any command and only while the
@@ -18,6 +19,7 @@ pub mod message;
 pub mod nodes;
 pub mod outbox;
 mod state;
+mod topology;
 
 pub use fan_out::FanOuts;
 pub use inbox::{Inbox, Incoming};

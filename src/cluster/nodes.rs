@@ -79,6 +79,9 @@ pub struct Node {
     pub address: Rc<str>,
     pub myself: bool,
     pub primary: bool,
+    /// The primary that a replica follows.
+    pub follows: Option<NodeId>,
+    pub epoch: u64,
     /// This node, or the whole cluster, believes that it does not answer.
     pub failing: bool,
     pub connected: bool,
@@ -114,7 +117,7 @@ impl Nodes {
 fn parse_line(line: &str) -> Option<Option<Node>> {
     let mut words = line.split(' ');
     let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
-    let (_primary, _ping, _pong, _epoch) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let (follows, _ping, _pong, epoch) = (words.next()?, words.next()?, words.next()?, words.next()?);
     let link = words.next()?;
     let has = |wanted: &str| flags.split(',').any(|flag| flag == wanted);
     if has("handshake") || has("noaddr") {
@@ -126,6 +129,8 @@ fn parse_line(line: &str) -> Option<Option<Node>> {
         address: address.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect::<String>().into(),
         myself: has("myself"),
         primary: has("master"),
+        follows: NodeId::new(follows.as_bytes()),
+        epoch: epoch.parse().ok()?,
         failing: has("fail") || has("fail?"),
         connected: link == "connected",
         slots: Slots::default(),

@@ -62,7 +62,6 @@ impl Room {
     }
 
     /// Everybody, in the order of arrival.
-    #[cfg(debug_assertions)]
     pub(super) fn waiting(&self) -> Vec<Waiter> {
         self.held.keys().copied().collect()
     }
@@ -104,6 +103,13 @@ pub(super) fn answer(ctx: Ctx, waiter: Waiter, reply: Reply<'static>) -> bool {
         give_back(held.handle, Some(held.answer));
     }
     true
+}
+
+/// This server is a replica now. Most servers answer those who wait themselves; Valkey in a cluster does not answer those of modules.
+pub(super) fn send_all_away(ctx: Ctx) {
+    for waiter in host().room.waiting() {
+        answer(ctx, waiter, Reply::Error(Error::Unblocked));
+    }
 }
 
 pub(super) fn is_waiting(waiter: Waiter) -> bool {

@@ -11,7 +11,7 @@ use super::keyspace::Running;
 use super::main_thread::{host, now, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::timer;
+use super::{blocked, slots, timer};
 use crate::args::Arg;
 use crate::lock::Lock;
 use crate::native::NativeValue;
@@ -97,7 +97,14 @@ unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key:
                     watch_writes(ctx);
                 }
             }
-            b"copy_to" | b"restore" => arrived(ctx, KeyEvent::Replaced, name),
+            b"copy_to" => {
+                arrived(ctx, KeyEvent::Replaced, name);
+            }
+            b"restore" => {
+                if !arrived(ctx, KeyEvent::Replaced, name) {
+                    slots::restored(ctx, name);
+                }
+            }
             b"rename_from" => host().rename_from = Some((db(ctx), name.to_vec())),
             b"rename_to" => {
                 if let Some((db, old)) = host().rename_from.take() {
@@ -126,8 +133,10 @@ fn db(ctx: Ctx) -> usize {
 
 fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     let replayed = Running::new(ctx, &[], false).replayed() || host().replica;
+    let db = db(ctx);
+    slots::departs(ctx, event, db, key, replayed);
     let Aftermath { forget_lock, forget_queue, put_back_soon } =
-        state().key_event(event, db(ctx), key, now().to_ms(), replayed);
+        state().key_event(event, db, key, now().to_ms(), replayed);
     if let Some(token) = forget_lock {
         crate::lock::effects::tell_gone(&mut Running::new(ctx, &[], true), event, key, token);
     }
@@ -141,22 +150,23 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
     timer::queues_soon(ctx);
 }
 
-/// A value has come to this key from outside.
-fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) {
+/// A value has come to this key from outside. Whether it is one of ours.
+fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) -> bool {
     key_event(ctx, event, key);
-    link(ctx, key);
+    link(ctx, key)
 }
 
-/// If the key holds a value of ours, it learns of its name. Only looked at when one is on its way: opening every key of a
+/// If the key holds a value of ours, it learns of its name. Whether it does. Only looked at when one is on its way: opening every key of a
 /// large file would double the time to load it.
-fn link(ctx: Ctx, key: &[u8]) {
-    if std::mem::take(&mut host().native_arrival) {
-        let mut running = Running::new(ctx, &[], false);
-        let _ = link_as::<Lock>(&mut running, key)
-            || link_as::<Limiter>(&mut running, key)
-            || link_as::<Slots>(&mut running, key)
-            || link_as::<Handle>(&mut running, key);
+fn link(ctx: Ctx, key: &[u8]) -> bool {
+    if !std::mem::take(&mut host().native_arrival) {
+        return false;
     }
+    let mut running = Running::new(ctx, &[], false);
+    link_as::<Lock>(&mut running, key)
+        || link_as::<Limiter>(&mut running, key)
+        || link_as::<Slots>(&mut running, key)
+        || link_as::<Handle>(&mut running, key)
 }
 
 /// False: the key does not hold a `T`.
@@ -203,9 +213,21 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             host().replica = subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
             state().role_changed(!host().replica);
             state().cache.set_epoch(rand::rng().random());
+            state().cache.begins_to_serve(now().to_ms());
+            if host().replica {
+                timer::start(ctx, 0, on_demoted);
+            }
             timer::resume(ctx);
         }
         _ => {}
+    });
+}
+
+unsafe extern "C" fn on_demoted(ctx: Ctx, _: *mut c_void) {
+    guarded("those who waited for a primary", || {
+        if host().replica {
+            blocked::send_all_away(ctx);
+        }
     });
 }
 
@@ -216,6 +238,7 @@ fn loading(ctx: Ctx, subevent: u64) {
             read_role(ctx);
             host().loading = false;
             state().loaded();
+            state().cache.begins_to_serve(now().to_ms());
             timer::resume(ctx);
         }
         raw::REDISMODULE_SUBEVENT_LOADING_FAILED => {

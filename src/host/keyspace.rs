@@ -12,7 +12,7 @@ use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::strings::{OwnedString, bytes};
 use super::user::User;
-use super::{blocked, cluster_bus, native_type, replicate, server_info, timer};
+use super::{blocked, cluster_bus, native_type, replicate, server_info, slots, timer};
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
 use crate::cluster::{Nodes, Outgoing};
@@ -202,7 +202,20 @@ impl Server for Running<'_> {
 
     fn serves(&mut self, key: Arg<'_>) -> bool {
         // The server itself has to say, by refusing a command: one that does nothing to a key that is not there, or is a lock.
-        flags(self.ctx) & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 || self.takes_setrange(key, c"scc")
+        !host().cluster || self.takes_setrange(key, c"scc")
+    }
+
+    fn redirection(&mut self, key: &[u8]) -> Error {
+        self.open = None;
+        slots::redirection(self.ctx, key)
+    }
+
+    fn notice_slot(&mut self, key: &[u8]) -> bool {
+        host().cluster && {
+            // What was found stays good: the look changes no key.
+            self.open = None;
+            slots::notice(self.ctx, key)
+        }
     }
 
     fn block(&mut self, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {

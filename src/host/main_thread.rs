@@ -71,6 +71,9 @@ pub(super) struct HostState {
     pub lease_alarm: Option<Alarm>,
     /// Looks at the queues of locks and limiters.
     pub queue_alarm: Option<Alarm>,
+    /// This is a node of a cluster.
+    pub cluster: bool,
+    pub slots: super::slots::Slots,
     /// Looks at what other nodes have not answered.
     pub bus_alarm: Option<Alarm>,
     /// Does what other nodes ask for.

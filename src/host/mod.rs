@@ -22,6 +22,7 @@ mod replicate;
 mod reply_writer;
 mod server_info;
 mod shell;
+mod slots;
 mod strings;
 mod timer;
 mod user;

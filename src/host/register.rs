@@ -11,7 +11,7 @@ use super::log::{notice, warning};
 use super::main_thread::{host, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::{aux, cluster_bus, command_info, config, events, execute, info, native_type, server_info, timer};
+use super::{aux, cluster_bus, command_info, config, events, execute, info, native_type, server_info, slots, timer};
 use crate::commands::{CONTAINERS, Command};
 use crate::every_command;
 use crate::ratelimit::commands::Throttle;
@@ -74,6 +74,7 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
         return false;
     }
     server_info::look(ctx);
+    slots::begin(ctx);
     host().hit = execute::word(ctx, c"HIT");
     state().config_changed();
     state().cache.set_epoch(rand::rng().random());

@@ -33,6 +33,11 @@ fn info(ctx: Ctx, section: &CStr) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// What CLUSTER says of this.
+pub(super) fn cluster(ctx: Ctx, what: &CStr) -> Option<Vec<u8>> {
+    ask(ctx, c"CLUSTER", what, c"", Some)
+}
+
 /// What INFO says without being asked for more.
 pub(super) fn all(ctx: Ctx) -> String {
     info(ctx, c"default").unwrap_or_default()

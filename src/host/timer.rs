@@ -9,11 +9,10 @@ use redis_module::raw;
 
 use super::api::{Ctx, call};
 use super::keyspace::Running;
-use super::log::notice;
 use super::main_thread::{Alarm, HostState, host, may_write, now, state};
 use super::server_info::setting;
 use super::shell::guarded;
-use super::{cluster_bus, events};
+use super::{cluster_bus, events, log::notice, slots};
 use crate::cache::{due, reclaim, slide};
 use crate::clock::UnixMs;
 
@@ -26,7 +25,7 @@ const SLIDE_BATCH: usize = 128;
 /// How many locks are put back between two looks at the clock.
 const PUT_BACK_BATCH: usize = 32;
 /// How long work waits when the server is paused, in milliseconds.
-const PAUSED_MS: i64 = 10;
+pub(super) const PAUSED_MS: i64 = 10;
 /// The rhythm of sweeping, in milliseconds.
 const SWEEP_MS: i64 = 100;
 /// How many records of each kind that have run out a sweep drops at most.
@@ -36,7 +35,7 @@ const GHOST_BUDGET: usize = 4;
 
 type Callback = unsafe extern "C" fn(Ctx, *mut c_void);
 
-fn start(ctx: Ctx, after_ms: i64, callback: Callback) -> raw::RedisModuleTimerID {
+pub(super) fn start(ctx: Ctx, after_ms: i64, callback: Callback) -> raw::RedisModuleTimerID {
     // SAFETY: the context of the running callback, and a callback that takes no data.
     unsafe { call!(RedisModule_CreateTimer, ctx, after_ms, Some(callback), null_mut()) }
 }
@@ -286,7 +285,7 @@ unsafe extern "C" fn on_put_back(ctx: Ctx, _: *mut c_void) {
 }
 
 /// Repeats `work` until it says that nothing is left, or the slice is over. Whether something is left.
-fn in_slices(mut work: impl FnMut() -> bool) -> bool {
+pub(super) fn in_slices(mut work: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while work() {
         if begun.elapsed() >= SLICE {
@@ -303,6 +302,7 @@ unsafe extern "C" fn on_sweep(ctx: Ctx, _: *mut c_void) {
         if let Some(line) = state().cache.policies.log_line(moment) {
             notice(ctx, &line);
         }
+        slots::look(ctx);
         if may_write() {
             crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), GHOST_BUDGET);
         }

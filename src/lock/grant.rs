@@ -268,8 +268,9 @@ fn serve_one<S: Server>(server: &mut S, waiter: Waiter, request: &Request) -> Re
         return Ok(None);
     }
     // What frees a lock here may be that its slot moves to another node, where it is held still.
-    if keys.iter().any(|key| !server.serves(*key)) {
-        return Err(Error::SlotMoves);
+    let away = keys.iter().filter(|key| !server.serves(**key)).count();
+    if let Some(first) = keys.first().filter(|_| away > 0) {
+        return Err(if away == keys.len() { server.redirection(first.bytes) } else { Error::SlotMoves });
     }
     match keys.as_slice() {
         [key] => acquire_now(server, *key, &wish, false),
@@ -380,7 +381,8 @@ mod tests {
         server.unlink(&[b"job"]);
         while due(&mut server) {}
         let answers: Vec<_> = server.answers.iter().map(|(_, reply)| reply.clone()).collect();
-        assert_eq!(answers, [Reply::Error(Error::SlotMoves), Reply::Error(Error::SlotMoves)]);
+        let moved = || Reply::Error(Error::Moved(crate::slot::slot(b"job"), "other:6379".into()));
+        assert_eq!(answers, [moved(), moved()]);
         assert!(!server.holds("job"));
     }
 

@@ -143,6 +143,10 @@ fn look<S: Server>(server: &mut S, key: Arg<'_>, most: usize) {
 }
 
 fn turn<S: Server>(server: &mut S, key: Arg<'_>, wanted: &Wanted) -> Result<Turn, Error> {
+    // What makes room here may be that the limiter has moved to another node, where it is as full as it was.
+    if !server.serves(key) {
+        return Err(server.redirection(key.bytes));
+    }
     match wanted {
         Wanted::Check(queued) => admission::turn(server, key, queued),
         Wanted::Enter { id, limit, lease_ms, session } => {

@@ -156,7 +156,14 @@ fn serve_some<S: Server>(server: &mut S, queue: Arg<'_>) {
             // A queue whose key holds something else by now has nothing to give.
             let claimed = claim(server, queue, &wish).unwrap_or_default();
             if claimed.is_empty() {
-                return;
+                if server.serves(queue) {
+                    return;
+                }
+                // It has moved to another node, or will be made there.
+                let redirection = server.redirection(queue.bytes);
+                server.state().writebehind.waiting.leave(waiter);
+                server.answer(waiter, Reply::Error(redirection));
+                continue;
             }
             let now = server.now().to_ms();
             let reply = claimed.reply(&server.state().writebehind, now, |part| Reply::OwnedBytes(part.to_vec()));

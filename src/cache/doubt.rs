@@ -1,0 +1,313 @@
+//! Keys that came from another node of the cluster with their slot, and that may have carried tags there.
+//!
+//! What is known of a key does not travel with its value. So a value that arrives is in doubt: CACHE reads do not see it until the
+//! node it came from has said whether anything was known of it. If so it is removed, since a tag may have been invalidated on the
+//! way, and a miss is always right. If not it is a value like any other. A question or an answer that is lost is asked again, and until then
+//! the value stays unseen: nothing depends on a message that arrives.
+//!
+//! [`Doubts`] is what the node has that the keys come to, [`Departed`] what the other one answers from.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use crate::clock::UnixMs;
+use crate::cluster::NodeId;
+use crate::name::{Name, NameRef};
+
+/// How long a question waits for its answer before it is asked again.
+const PATIENCE_MS: i64 = 200;
+
+/// One value in doubt.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// Grows with each arrival: an answer about an earlier arrival of the key means nothing.
+    number: u64,
+    since: UnixMs,
+    source: NodeId,
+    /// When it was asked for last.
+    asked: Option<UnixMs>,
+    /// On a replica, and in an AOF: it is said that the value comes before it does.
+    expected: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    keys: HashMap<Name, Doubt>,
+    /// In the order in which they are to be asked for. Those that are settled are skipped when their turn comes.
+    turns: VecDeque<(Name, u64)>,
+    arrived: u64,
+}
+
+/// A question about one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub db: usize,
+    pub key: Box<[u8]>,
+    pub number: u64,
+    /// For how long the value has been here.
+    pub age_ms: i64,
+}
+
+impl Doubts {
+    /// Numbers begin here: an answer that an earlier process of this node had asked for must mean nothing.
+    pub fn begin(&mut self, seed: u64) {
+        self.arrived = seed >> 1;
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn has_questions(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    #[inline]
+    pub fn holds(&self, db: usize, key: &[u8]) -> bool {
+        !self.is_empty() && self.keys.contains_key(&NameRef { db, key })
+    }
+
+    /// A value has come from this node.
+    pub fn arrived(&mut self, db: usize, key: &[u8], source: NodeId, now: UnixMs) {
+        self.put(db, key, source, now, false);
+    }
+
+    /// The primary says that the next value of the key comes from this node, and is in doubt there.
+    pub fn expect(&mut self, db: usize, key: &[u8], source: NodeId, since: UnixMs) {
+        self.put(db, key, source, since, true);
+    }
+
+    fn put(&mut self, db: usize, key: &[u8], source: NodeId, since: UnixMs, expected: bool) {
+        self.arrived = self.arrived.saturating_add(1);
+        let name = Name { db, key: key.into() };
+        self.turns.push_back((name.clone(), self.arrived));
+        self.keys.insert(name, Doubt { number: self.arrived, since, source, asked: None, expected });
+    }
+
+    /// Another value has come to the key: the one that was expected, or one that ends the doubt.
+    pub fn replaced(&mut self, db: usize, key: &[u8]) {
+        if self.is_empty() {
+            return;
+        }
+        match self.keys.get_mut(&NameRef { db, key }) {
+            Some(doubt) if doubt.expected => doubt.expected = false,
+            _ => {
+                self.settle(db, key);
+            }
+        }
+    }
+
+    /// The value is gone, or another one that is known. Whether it was in doubt.
+    #[inline]
+    pub fn settle(&mut self, db: usize, key: &[u8]) -> bool {
+        !self.is_empty() && self.keys.remove(&NameRef { db, key }).is_some()
+    }
+
+    /// Nobody knows any more: it stays in doubt until it is written or goes, and there is no use in asking again.
+    pub fn leave(&mut self, db: usize, key: &[u8]) {
+        if let Some(doubt) = self.keys.get_mut(&NameRef { db, key }) {
+            self.arrived = self.arrived.saturating_add(1);
+            doubt.number = self.arrived;
+        }
+    }
+
+    /// Is it still the arrival of this number?
+    pub fn is_arrival(&self, db: usize, key: &[u8], number: u64) -> bool {
+        self.keys.get(&NameRef { db, key }).is_some_and(|doubt| doubt.number == number)
+    }
+
+    /// The value has another name now. Nobody knows that one where it came from: it stays in doubt until it is written or goes.
+    pub fn moved(&mut self, from: (usize, &[u8]), to: (usize, &[u8])) {
+        self.settle(to.0, to.1);
+        if let Some(doubt) = self.keys.remove(&NameRef { db: from.0, key: from.1 }) {
+            self.keys.insert(Name { db: to.0, key: to.1.into() }, doubt);
+        }
+    }
+
+    /// The next questions, at most `max`, all to one node.
+    pub fn questions(&mut self, now: UnixMs, max: usize) -> Option<(NodeId, Vec<Question>)> {
+        let (mut to, mut questions) = (None, Vec::new());
+        for _ in 0..self.turns.len() {
+            let Some((name, number)) = self.turns.front() else { break };
+            let known = NameRef { db: name.db, key: &name.key };
+            let Some(doubt) = self.keys.get_mut(&known).filter(|doubt| doubt.number == *number) else {
+                self.turns.pop_front();
+                continue;
+            };
+            let early = doubt.asked.is_some_and(|at| now.since(at) < PATIENCE_MS);
+            if early || questions.len() >= max || to.is_some_and(|to| to != doubt.source) {
+                break;
+            }
+            to = Some(doubt.source);
+            doubt.asked = Some(now);
+            let age_ms = now.since(doubt.since).max(0);
+            questions.push(Question { db: name.db, key: name.key.clone(), number: *number, age_ms });
+            self.turns.rotate_left(1);
+        }
+        Some((to?, questions))
+    }
+
+    pub fn flushed(&mut self, db: Option<usize>) {
+        self.keys.retain(|name, _| db.is_some_and(|db| db != name.db));
+    }
+
+    pub fn swapped(&mut self, a: usize, b: usize) {
+        let keys = std::mem::take(&mut self.keys);
+        self.keys = keys.into_iter().map(|(name, doubt)| (name.swapped(a, b), doubt)).collect();
+    }
+}
+
+/// Keys of which something was known, and that went while their slot moved.
+#[derive(Debug, Default)]
+pub(super) struct Departed {
+    /// When they went last.
+    keys: HashMap<Name, UnixMs>,
+    /// In the order in which they went. A key that went twice is in it twice.
+    order: VecDeque<(UnixMs, Name)>,
+    /// Of what went before this, not everything is remembered.
+    complete_since: UnixMs,
+}
+
+impl Departed {
+    /// How many are remembered at most.
+    const MAX: usize = 1_000_000;
+    /// For how long.
+    const MEMORY_MS: i64 = 600_000;
+
+    /// This process begins to serve now: what went before, from another one, it does not know.
+    pub fn begin(&mut self, now: UnixMs) {
+        *self = Departed { complete_since: now, ..Departed::default() };
+    }
+
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub fn went(&mut self, db: usize, key: &[u8], now: UnixMs) {
+        let name = Name { db, key: key.into() };
+        self.keys.insert(name.clone(), now);
+        self.order.push_back((now, name));
+        if self.order.len() > Departed::MAX {
+            self.forget_first();
+        }
+    }
+
+    pub fn holds(&self, db: usize, key: &[u8]) -> bool {
+        self.keys.contains_key(&NameRef { db, key })
+    }
+
+    /// Would it be known here if the key had gone so long ago?
+    pub fn remembers(&self, age_ms: i64, now: UnixMs) -> bool {
+        now.since(self.complete_since) > age_ms
+    }
+
+    /// Forgets up to `budget` of what went long ago.
+    pub fn sweep(&mut self, now: UnixMs, budget: usize) {
+        for _ in 0..budget {
+            if self.order.front().is_none_or(|(at, _)| now.since(*at) < Departed::MEMORY_MS) {
+                return;
+            }
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((at, name)) = self.order.pop_front() {
+            self.complete_since = self.complete_since.max(at);
+            if self.keys.get(&name) == Some(&at) {
+                self.keys.remove(&name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(letter: u8) -> NodeId {
+        NodeId::new(&[letter; NodeId::LENGTH]).unwrap()
+    }
+
+    fn keys(questions: Option<(NodeId, Vec<Question>)>) -> Vec<Box<[u8]>> {
+        questions.map_or_else(Vec::new, |(_, questions)| questions.into_iter().map(|question| question.key).collect())
+    }
+
+    #[test]
+    fn a_question_is_asked_until_it_is_settled() {
+        let mut doubts = Doubts::default();
+        for key in [b"a", b"b", b"c"] {
+            doubts.arrived(0, key, node(b'a'), UnixMs(0));
+        }
+        assert_eq!(keys(doubts.questions(UnixMs(1), 2)), [b"a"[..].into(), b"b"[..].into()]);
+        assert_eq!(keys(doubts.questions(UnixMs(1), 2)), [b"c"[..].into()]);
+        assert!(keys(doubts.questions(UnixMs(2), 2)).is_empty());
+        assert!(doubts.settle(0, b"a"));
+        assert_eq!(keys(doubts.questions(UnixMs(PATIENCE_MS + 1), 9)), [b"b"[..].into(), b"c"[..].into()]);
+    }
+
+    #[test]
+    fn one_question_goes_to_one_node() {
+        let mut doubts = Doubts::default();
+        doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
+        doubts.arrived(0, b"b", node(b'b'), UnixMs(0));
+        assert_eq!(
+            doubts.questions(UnixMs(5), 9).map(|(to, questions)| (to, questions[0].age_ms)),
+            Some((node(b'a'), 5))
+        );
+        assert_eq!(doubts.questions(UnixMs(5), 9).map(|(to, _)| to), Some(node(b'b')));
+    }
+
+    #[test]
+    fn an_answer_about_an_earlier_arrival_means_nothing() {
+        let mut doubts = Doubts::default();
+        doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
+        let first = doubts.questions(UnixMs(0), 1).unwrap().1[0].number;
+        doubts.arrived(0, b"a", node(b'b'), UnixMs(9));
+        assert!(!doubts.is_arrival(0, b"a", first));
+        let (to, questions) = doubts.questions(UnixMs(9), 1).unwrap();
+        assert!(to == node(b'b') && doubts.is_arrival(0, b"a", questions[0].number));
+        doubts.leave(0, b"a");
+        assert!(doubts.holds(0, b"a") && doubts.questions(UnixMs(9_999), 9).is_none(), "nobody knows");
+    }
+
+    #[test]
+    fn what_is_expected_stays_in_doubt_when_it_comes() {
+        let mut doubts = Doubts::default();
+        doubts.expect(0, b"a", node(b'a'), UnixMs(7));
+        doubts.replaced(0, b"a");
+        let asked = doubts.questions(UnixMs(9), 1).map(|(to, questions)| (to, questions[0].age_ms));
+        assert_eq!(asked, Some((node(b'a'), 2)));
+        doubts.replaced(0, b"a");
+        assert!(doubts.is_empty());
+    }
+
+    #[test]
+    fn what_was_renamed_stays_in_doubt() {
+        let mut doubts = Doubts::default();
+        doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
+        doubts.moved((0, b"a"), (0, b"b"));
+        assert!(!doubts.holds(0, b"a") && doubts.holds(0, b"b") && doubts.questions(UnixMs(0), 1).is_none());
+        assert!(doubts.settle(0, b"b") && doubts.is_empty());
+    }
+
+    #[test]
+    fn what_went_is_remembered_for_a_while() {
+        let mut departed = Departed::default();
+        departed.begin(UnixMs(1000));
+        assert!(departed.remembers(99, UnixMs(1100)) && !departed.remembers(100, UnixMs(1100)));
+        departed.went(0, b"a", UnixMs(1500));
+        departed.went(0, b"a", UnixMs(2000));
+        departed.sweep(UnixMs(2000 + Departed::MEMORY_MS - 1), 9);
+        assert!(departed.holds(0, b"a") && !departed.holds(1, b"a"));
+        departed.sweep(UnixMs(2000 + Departed::MEMORY_MS), 9);
+        assert!(!departed.holds(0, b"a") && departed.len() == 0);
+        assert!(!departed.remembers(500, UnixMs(2500)) && departed.remembers(499, UnixMs(2500)));
+    }
+}

@@ -1,0 +1,268 @@
+//! What becomes of the cache's memory when slots of the cluster move: see [`doubt`](super::doubt).
+//!
+//! The rest is memory of loads and of negative answers, which stays behind. While a slot is away its keys are changed without
+//! this node hearing of it. It ends when the slot is seen to have left, and at the latest when this node has a new epoch in the
+//! cluster: without that no slot that was away can have come back.
+
+use super::doubt::Question;
+use super::doubt_messages::{Answer, Verdict};
+use super::single_flight;
+use super::state::State;
+use crate::args::Arg;
+use crate::clock::UnixMs;
+use crate::cluster::NodeId;
+use crate::error::Error;
+use crate::server::{Server, Word};
+
+/// How many keys one question is about.
+const QUESTION_KEYS: usize = 500;
+
+impl State {
+    fn arrived(&mut self, db: usize, key: &[u8], source: NodeId, now: UnixMs) {
+        self.doubts.arrived(db, key, source, now);
+        self.counters.doubts = self.counters.doubts.saturating_add(1);
+    }
+
+    /// Is a value in doubt here?
+    #[inline]
+    pub fn has_doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
+    pub fn doubts(&self) -> usize {
+        self.doubts.len()
+    }
+
+    pub fn departed(&self) -> usize {
+        self.departed.len()
+    }
+
+    /// Is anything known of the key that its value does not carry?
+    #[inline]
+    pub fn is_known(&self, db: usize, key: &[u8], now: UnixMs) -> bool {
+        let known = |database: &super::database::Database| {
+            database.knows(key) || (database.floors.live() > 0 && database.floors.get(key, now).is_some())
+        };
+        self.databases.get(&db).is_some_and(known) || self.intents.holds(db, key) || self.doubts.holds(db, key)
+    }
+
+    /// A key of which something is known goes, and its slot is on its way.
+    pub fn departs_with_slot(&mut self, db: usize, key: &[u8], now: UnixMs) {
+        self.departed.went(db, key, now);
+    }
+
+    /// This process serves from now on.
+    pub fn begins_to_serve(&mut self, now: UnixMs) {
+        self.departed.begin(now);
+    }
+
+    /// Is a value in doubt about which somebody can be asked?
+    pub fn has_questions(&self) -> bool {
+        self.doubts.has_questions()
+    }
+
+    /// Are keys removed just now that were invalidated before?
+    pub fn is_reclaiming(&self) -> bool {
+        self.reclaiming
+    }
+
+    /// The check for records without a key begins anew.
+    pub fn walk_from_start(&mut self) {
+        self.ghost_walk = super::reclaim::GhostWalk::default();
+    }
+
+    /// What another node asks about values that went there.
+    pub fn answer(&self, questions: Vec<Question>, now: UnixMs) -> Vec<Answer> {
+        let answer = |question: Question| {
+            let Question { db, key, number, age_ms } = question;
+            let verdict = if self.departed.holds(db, &key) || self.is_known(db, &key, now) {
+                Verdict::Known
+            } else if self.departed.remembers(age_ms, now) {
+                Verdict::Plain
+            } else {
+                Verdict::Forgotten
+            };
+            let floor = self.version_seen(db, &key, now);
+            Answer { db, key, number, verdict, floor }
+        };
+        questions.into_iter().map(answer).collect()
+    }
+
+    /// This node's epoch in the cluster. With a new one slots may have come back: what was remembered of loads, writes and
+    /// negative answers means nothing.
+    pub fn in_epoch(&mut self, epoch: u64) {
+        if self.epoch.replace(epoch).is_none_or(|before| before == epoch) {
+            return;
+        }
+        for db in self.leases.in_databases() {
+            self.leases.void(db);
+        }
+        self.intents.spoil_all();
+        for database in self.databases.values_mut() {
+            database.negatives.clear();
+        }
+    }
+}
+
+/// The next questions about values that came, and whom to ask. For a primary.
+pub fn ask(state: &mut State, now: UnixMs) -> Option<(NodeId, Vec<Question>)> {
+    state.doubts.questions(now, QUESTION_KEYS)
+}
+
+/// A value has come with its slot, from this node. Replicas learn of it before they get the value: one that is promoted asks on.
+pub fn arrived<S: Server>(server: &mut S, key: &[u8], source: NodeId) {
+    let (db, now) = (server.db(), server.now().to_ms());
+    server.state().cache.arrived(db, key, source, now);
+    let words = [Word::Text("DOUBT"), Word::Bytes(key), Word::Bytes(source.as_bytes()), Word::Int(now.0)];
+    server.replicate("KEYWARD.APPLY", &words);
+}
+
+/// Deals with what the other node said. For a timer, and only while the server may write.
+///
+/// # Errors
+/// `IndexFull` if there is no room for the floor; the key is gone then.
+pub fn act_on<S: Server>(server: &mut S, answer: &Answer) -> Result<(), Error> {
+    let Answer { db, ref key, number, verdict, floor } = *answer;
+    let cache = &mut server.state().cache;
+    if !cache.doubts.is_arrival(db, key, number) {
+        return Ok(());
+    }
+    match verdict {
+        Verdict::Forgotten => cache.doubts.leave(db, key),
+        Verdict::Plain => {
+            cache.doubts.settle(db, key);
+            server.select(db);
+            server.replicate("KEYWARD.APPLY", &[Word::Text("NODOUBT"), Word::Bytes(key)]);
+        }
+        Verdict::Known => {
+            server.select(db);
+            server.state().cache.reclaiming = true;
+            server.unlink(&[key]);
+            let cache = &mut server.state().cache;
+            cache.reclaiming = false;
+            cache.doubts.settle(db, key);
+            cache.counters.doubts_removed = cache.counters.doubts_removed.saturating_add(1);
+            single_flight::settle(server, Arg::named(key));
+        }
+    }
+    match floor {
+        Some(version) if verdict != Verdict::Forgotten => raise_floor(server, db, key, version),
+        _ => Ok(()),
+    }
+}
+
+fn raise_floor<S: Server>(server: &mut S, db: usize, key: &[u8], version: u64) -> Result<(), Error> {
+    let now = server.now().to_ms();
+    let state = server.state();
+    let until = now.plus(state.config.version_floor_ms);
+    if state.cache.set_floor(&state.config, (db, key), version, until, Some(now))? {
+        let version = i64::try_from(version).unwrap_or(i64::MAX);
+        let words = [Word::Text("FLOOR"), Word::Bytes(key), Word::Int(version), Word::Int(until.0)];
+        server.replicate("KEYWARD.APPLY", &words);
+    }
+    Ok(())
+}
+
+/// Slots have left this node, or are leaving it: who waits for a load of a key that is not served here any more is sent after it.
+/// `stays`: of these keys nothing can have changed.
+pub fn leave_slots<S: Server>(server: &mut S, stays: impl Fn(&[u8]) -> bool) {
+    for (db, key) in server.state().cache.leases.names(|key| !stays(key)) {
+        server.select(db);
+        single_flight::send_away(server, Arg::named(&key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::commands::fetch::Fetch;
+    use crate::cache::commands::fill::Fill;
+    use crate::cache::commands::get::Get;
+    use crate::cache::commands::set::Set;
+    use crate::fake_server::FakeServer;
+    use crate::reply::Reply;
+
+    fn source() -> NodeId {
+        NodeId::new(&[b'a'; NodeId::LENGTH]).unwrap()
+    }
+
+    /// A server to which `k` has come, and what it asks.
+    fn doubtful() -> (FakeServer, Question) {
+        let mut server = FakeServer::new();
+        server.call::<Set>("CACHE.SET k v").unwrap();
+        arrived(&mut server, b"k", source());
+        server.take_replicated();
+        let (_, mut questions) = ask(&mut server.state.cache, UnixMs(0)).unwrap();
+        (server, questions.pop().unwrap())
+    }
+
+    fn answered(server: &mut FakeServer, question: &Question, verdict: Verdict, floor: Option<u64>) {
+        let Question { db, ref key, number, .. } = *question;
+        act_on(server, &Answer { db, key: key.clone(), number, verdict, floor }).unwrap();
+    }
+
+    #[test]
+    fn a_value_in_doubt_is_not_seen() {
+        let (mut server, question) = doubtful();
+        assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Nil));
+        answered(&mut server, &question, Verdict::Forgotten, None);
+        assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Nil));
+        assert!(ask(&mut server.state.cache, UnixMs(9_999)).is_none() && !server.state.cache.has_questions());
+        server.call::<Set>("CACHE.SET k new").unwrap();
+        assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Bytes(b"new")));
+    }
+
+    #[test]
+    fn a_plain_value_is_seen_again_and_a_known_one_is_removed() {
+        let (mut server, question) = doubtful();
+        answered(&mut server, &question, Verdict::Plain, None);
+        assert_eq!(server.take_replicated(), ["KEYWARD.APPLY NODOUBT k"]);
+        assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Bytes(b"v")));
+        let (mut server, question) = doubtful();
+        answered(&mut server, &question, Verdict::Known, Some(7));
+        assert!(server.keys.is_empty() && !server.state.cache.has_doubts());
+        assert_eq!(server.call::<Set>("CACHE.SET k late VERSION 7"), Ok(Reply::Nil));
+    }
+
+    #[test]
+    fn what_is_loaded_meanwhile_stands() {
+        let (mut server, question) = doubtful();
+        let Ok(Reply::Array(parts)) = server.call::<Fetch>("CACHE.FETCH k") else { panic!("no array") };
+        let Some(Reply::OwnedBytes(token)) = parts.get(2) else { panic!("no token") };
+        let fill = format!("CACHE.FILL k {} new", String::from_utf8_lossy(token));
+        answered(&mut server, &question, Verdict::Known, None);
+        assert_eq!(server.call::<Fill>(&fill), Ok(Reply::Int(1)), "its removal ends no load");
+        answered(&mut server, &question, Verdict::Known, None);
+        assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Bytes(b"new")));
+    }
+
+    #[test]
+    fn the_source_knows_what_went_and_since_when() {
+        let mut server = FakeServer::new();
+        server.call::<Set>("CACHE.SET here v TAGS 1 t VERSION 3").unwrap();
+        let now = server.now.to_ms();
+        let cache = &mut server.state.cache;
+        cache.begins_to_serve(now);
+        cache.departs_with_slot(0, b"gone", now);
+        let question = |key: &[u8], age_ms| Question { db: 0, key: key.into(), number: 1, age_ms };
+        let questions =
+            vec![question(b"here", 5), question(b"gone", 50), question(b"plain", 5), question(b"plain", 50)];
+        let answers = cache.answer(questions, now.plus(10));
+        let verdicts: Vec<_> = answers.iter().map(|answer| (answer.verdict, answer.floor)).collect();
+        let expected =
+            [(Verdict::Known, Some(3)), (Verdict::Known, None), (Verdict::Plain, None), (Verdict::Forgotten, None)];
+        assert_eq!(verdicts, expected);
+    }
+
+    #[test]
+    fn a_new_epoch_ends_loads_and_negative_answers() {
+        let mut server = FakeServer::new();
+        server.state.cache.in_epoch(1);
+        let Ok(Reply::Array(parts)) = server.call::<Fetch>("CACHE.FETCH k") else { panic!("no array") };
+        let Some(Reply::OwnedBytes(token)) = parts.get(2) else { panic!("no token") };
+        let fill = format!("CACHE.FILL k {} v", String::from_utf8_lossy(token));
+        server.state.cache.in_epoch(1);
+        server.state.cache.in_epoch(2);
+        assert_eq!(server.call::<Fill>(&fill), Ok(Reply::Int(0)));
+    }
+}

@@ -1,0 +1,284 @@
+//! The server as a node of a cluster: who serves a slot, what its keys leave behind when it moves, and the two messages about that
+//! on the cluster bus.
+
+use std::ffi::{CString, c_char, c_uchar, c_void};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use redis_module::raw;
+
+use super::api::{Ctx, call};
+use super::keyspace::Running;
+use super::log::warning;
+use super::main_thread::{flags, host, may_write, now, state};
+use super::shell::guarded;
+use super::{server_info, timer};
+use crate::args::Arg;
+use crate::cache::doubt_messages::{Answer, decode_answers, decode_questions, encode_answers, encode_questions};
+use crate::cache::{act_on, arrived, ask, leave_slots};
+use crate::cluster::{Node, NodeId, Nodes};
+use crate::error::Error;
+use crate::server::Server;
+use crate::slot::slot;
+use crate::state::KeyEvent;
+
+/// Types of our messages on the bus; the server keeps those of other modules apart.
+const QUESTION: u8 = 41;
+const ANSWER: u8 = 42;
+/// How many messages one turn sends at most.
+const MESSAGES: usize = 20;
+/// The rhythm of asking, in milliseconds.
+const ASK_MS: i64 = 20;
+/// How often the slots are looked at when nothing is known to move.
+const LOOK: Duration = Duration::from_secs(1);
+/// How old what is known of the cluster may be where it must be right.
+const FRESH: Duration = Duration::from_millis(1);
+/// How many keys of lost slots are looked at between two looks at the clock.
+const LOST_BATCH: usize = 64;
+/// How many answers wait to be acted on at most; those beyond are asked for again.
+const ANSWERS_MAX: usize = 100_000;
+
+#[derive(Default)]
+pub(super) struct Slots {
+    topology: Rc<Nodes>,
+    looked_at: Option<Instant>,
+    /// When the rhythmical look was.
+    round: Option<Instant>,
+    ask_timer: bool,
+    lost_timer: bool,
+    answers: Vec<Answer>,
+    answer_timer: bool,
+}
+
+/// If this is a node of a cluster: listens to the others.
+pub(super) fn begin(ctx: Ctx) {
+    host().cluster = flags(ctx) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0;
+    state().cache.begins_to_serve(now().to_ms());
+    if host().cluster {
+        // SAFETY: the context of the load, and callbacks with the signature the server expects.
+        unsafe {
+            call!(RedisModule_RegisterClusterMessageReceiver, ctx, QUESTION, Some(on_question));
+            call!(RedisModule_RegisterClusterMessageReceiver, ctx, ANSWER, Some(on_answer));
+        }
+    }
+}
+
+/// What this node knows of the cluster, not older than a millisecond.
+fn topology(ctx: Ctx) -> Rc<Nodes> {
+    if host().slots.looked_at.is_none_or(|at| at.elapsed() >= FRESH) {
+        let text = server_info::cluster(ctx, c"NODES").unwrap_or_default();
+        let slots = &mut host().slots;
+        (slots.topology, slots.looked_at) = (Rc::new(Nodes::parse(&text).unwrap_or_default()), Some(Instant::now()));
+    }
+    Rc::clone(&host().slots.topology)
+}
+
+pub(super) fn redirection(ctx: Ctx, key: &[u8]) -> Error {
+    host().slots.looked_at = None;
+    let (slot, topology) = (slot(key), topology(ctx));
+    let address = |node: Option<&Node>| node.map(|node| Rc::clone(&node.address));
+    let redirection = if topology.is_mine(slot) {
+        let target = topology.migrating_to(slot).and_then(|target| topology.find(target));
+        address(target).map(|address| Error::Ask(slot, address))
+    } else {
+        address(topology.owner(slot)).map(|address| Error::Moved(slot, address))
+    };
+    redirection.unwrap_or(Error::SlotMoves)
+}
+
+/// Looks whether slots may have been away. Whether the slot of this key is still coming from another node.
+///
+/// A look that is a millisecond old will do where the slot was here: it cannot have gone and come back since, which takes four commands
+/// that each wait for the disk. Where it was not, it may have come just now.
+pub(super) fn notice(ctx: Ctx, key: &[u8]) -> bool {
+    let slot = slot(key);
+    if !topology(ctx).is_mine(slot) {
+        host().slots.looked_at = None;
+    }
+    let topology = topology(ctx);
+    state().cache.in_epoch(topology.epoch());
+    !topology.is_mine(slot)
+}
+
+/// A value has come to this key by RESTORE. With its slot, if the slot is not served here yet: nobody else may restore there.
+pub(super) fn restored(ctx: Ctx, key: &[u8]) {
+    let slot = slot(key);
+    // A look that is a millisecond old will do: see `notice`. A command on the key would not: after ASKING some servers take it.
+    if !host().cluster || Running::new(ctx, &[], false).replayed() || topology(ctx).is_mine(slot) {
+        return;
+    }
+    if topology(ctx).importing_from(slot).is_none() {
+        // It may have begun to come since the last look.
+        host().slots.looked_at = None;
+    }
+    if let Some(source) = topology(ctx).importing_from(slot) {
+        arrived(&mut Running::new(ctx, &[], true), key, source);
+        ask_after(ctx, 0);
+    }
+}
+
+/// A key goes. If something is known of it that its value does not carry, and it may have gone with its slot, that is remembered.
+pub(super) fn departs(ctx: Ctx, event: KeyEvent, db: usize, key: &[u8], replayed: bool) {
+    let goes = matches!(event, KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted);
+    let moment = now().to_ms();
+    if !host().cluster || replayed || !goes || !state().cache.is_known(db, key, moment) {
+        return;
+    }
+    // What is invalidated here was not sent, unless a MIGRATE failed half way: to ask the server for each key of a giant tag would
+    // cost half as much again.
+    if state().cache.is_reclaiming() && !host().slots.topology.is_migrating() {
+        return;
+    }
+    if !Running::new(ctx, &[], false).serves(Arg::named(key)) {
+        state().cache.departs_with_slot(db, key, moment);
+    }
+}
+
+/// To be called some times a second.
+pub(super) fn look(ctx: Ctx) {
+    if !host().cluster || host().slots.round.is_some_and(|at| at.elapsed() < LOOK) {
+        return;
+    }
+    host().slots.round = Some(Instant::now());
+    let before = Rc::clone(&host().slots.topology);
+    host().slots.looked_at = None;
+    let topology = topology(ctx);
+    state().cache.in_epoch(topology.epoch());
+    let lost = topology.has_lost(&before);
+    if (lost || topology.is_migrating()) && may_write() {
+        state().look_at_all_queues();
+        leave_slots(&mut Running::new(ctx, &[], false), |key| {
+            topology.is_mine(slot(key)) && topology.migrating_to(slot(key)).is_none()
+        });
+    }
+    if lost {
+        state().cache.walk_from_start();
+        walk_soon(ctx);
+    }
+    if state().cache.has_questions() {
+        ask_after(ctx, 0);
+    }
+}
+
+/// On Redis 7.0 the keys of a slot that another node took over vanish without an event: all that is known is compared with the
+/// keyspace once, in slices.
+fn walk_soon(ctx: Ctx) {
+    if !host().slots.lost_timer {
+        host().slots.lost_timer = true;
+        timer::start(ctx, 0, on_walk);
+    }
+}
+
+unsafe extern "C" fn on_walk(ctx: Ctx, _: *mut c_void) {
+    host().slots.lost_timer = false;
+    guarded("keys of lost slots", || {
+        let more = || crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), LOST_BATCH);
+        if may_write() && timer::in_slices(more) {
+            walk_soon(ctx);
+        }
+    });
+}
+
+fn ask_after(ctx: Ctx, after_ms: i64) {
+    if !host().slots.ask_timer {
+        host().slots.ask_timer = true;
+        timer::start(ctx, after_ms, on_ask);
+    }
+}
+
+unsafe extern "C" fn on_ask(ctx: Ctx, _: *mut c_void) {
+    host().slots.ask_timer = false;
+    guarded("asking for keys that came", || {
+        if host().replica || host().loading {
+            return;
+        }
+        for _ in 0..MESSAGES {
+            let Some((node, questions)) = ask(&mut state().cache, now().to_ms()) else { break };
+            send(ctx, &node, QUESTION, &encode_questions(&questions));
+        }
+        if state().cache.has_questions() {
+            ask_after(ctx, ASK_MS);
+        }
+    });
+}
+
+/// What does not arrive is asked, or answered, again.
+fn send(ctx: Ctx, node: &NodeId, kind: u8, message: &[u8]) {
+    let (Ok(len), Ok(node)) = (u32::try_from(message.len()), CString::new(&node.as_bytes()[..])) else { return };
+    // SAFETY: the context of the running callback; a NUL-terminated name, and `len` bytes of message.
+    unsafe {
+        call!(RedisModule_SendClusterMessage, ctx, node.as_ptr(), kind, message.as_ptr().cast(), len);
+    }
+}
+
+/// The sender's name and the message.
+///
+/// # Safety
+/// `sender` has 40 bytes and `payload` has `len`, as the server passes them to a receiver of the bus.
+unsafe fn received<'a>(sender: *const c_char, payload: *const c_uchar, len: u32) -> Option<(NodeId, &'a [u8])> {
+    if sender.is_null() || payload.is_null() {
+        return None;
+    }
+    // SAFETY: as the caller says.
+    unsafe {
+        let sender = std::slice::from_raw_parts(sender.cast::<u8>(), NodeId::LENGTH);
+        Some((NodeId::new(sender)?, std::slice::from_raw_parts(payload, usize::try_from(len).ok()?)))
+    }
+}
+
+unsafe extern "C" fn on_question(ctx: Ctx, sender: *const c_char, _: u8, payload: *const c_uchar, len: u32) {
+    guarded("a question of another node", || {
+        // SAFETY: what the server passes to a receiver.
+        let Some((node, message)) = (unsafe { received(sender, payload, len) }) else { return };
+        let Some(questions) = decode_questions(message) else {
+            warning(ctx, "keyward: a node of the cluster speaks another version of the module's messages");
+            return;
+        };
+        let answers = state().cache.answer(questions, now().to_ms());
+        send(ctx, &node, ANSWER, &encode_answers(&answers));
+    });
+}
+
+unsafe extern "C" fn on_answer(ctx: Ctx, sender: *const c_char, _: u8, payload: *const c_uchar, len: u32) {
+    guarded("an answer of another node", || {
+        // SAFETY: what the server passes to a receiver.
+        let Some((_, message)) = (unsafe { received(sender, payload, len) }) else { return };
+        let Some(answers) = decode_answers(message) else { return };
+        if host().slots.answers.len() < ANSWERS_MAX {
+            host().slots.answers.extend(answers);
+        }
+        act_after(ctx, 0);
+    });
+}
+
+fn act_after(ctx: Ctx, after_ms: i64) {
+    if !host().slots.answer_timer {
+        host().slots.answer_timer = true;
+        timer::start(ctx, after_ms, on_act);
+    }
+}
+
+unsafe extern "C" fn on_act(ctx: Ctx, _: *mut c_void) {
+    host().slots.answer_timer = false;
+    guarded("answers about keys that came", || {
+        if host().replica || host().loading {
+            host().slots.answers.clear();
+            return;
+        }
+        if !may_write() {
+            act_after(ctx, timer::PAUSED_MS);
+            return;
+        }
+        let more = timer::in_slices(|| {
+            let Some(answer) = host().slots.answers.pop() else { return false };
+            if act_on(&mut Running::new(ctx, &[], true), &answer).is_err() {
+                warning(ctx, "keyward: no room for the version floor of a key that came with its slot");
+            }
+            true
+        });
+        if more {
+            act_after(ctx, 0);
+        }
+        timer::leases_soon(ctx);
+    });
+}

@@ -1,0 +1,81 @@
+"""Slots of a cluster that move from node to node, step by step, as redis-cli --cluster reshard moves them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from raw_client import RawClient
+from redis.crc import key_slot
+from servers import Server, eventually
+
+from cluster import Cluster
+
+
+class Move:
+    """The slot of a key on its way from one node to another. `admin` and `other` are connections to the two."""
+
+    def __init__(self, cluster: Cluster, source: Server, target: Server, key: str) -> None:
+        self.slot = key_slot(key.encode())
+        self._cluster, self._source, self._target = cluster, source, target
+        self._ids = cluster.id(source), cluster.id(target)
+        self.admin, self.other = RawClient(source), RawClient(target)
+
+    def __enter__(self) -> Move:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.admin.close()
+        self.other.close()
+
+    def begin(self) -> Move:
+        assert self.other.call("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._ids[0]) == "OK"
+        assert self.admin.call("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self._ids[1]) == "OK"
+        return self
+
+    def keys(self, *keys: str | bytes) -> object:
+        """Takes these keys to the target; without any, all there are."""
+        keys = keys or self.admin.call("CLUSTER", "GETKEYSINSLOT", self.slot, 1_000_000)
+        if not keys:
+            return "NOKEY"
+        return self.admin.call("MIGRATE", "127.0.0.1", self._target.port, "", 0, 30_000, "REPLACE", "KEYS", *keys)
+
+    def end(self) -> None:
+        # First where the slot goes to: it would otherwise be nobody's for a moment.
+        for node in (self.other, self.admin):
+            assert node.call("CLUSTER", "SETSLOT", self.slot, "NODE", self._ids[1]) == "OK"
+        others = [node for node in self._cluster.primaries if node not in (self._source, self._target) and node.alive()]
+        with ExitStack() as stack:
+            raws = [stack.enter_context(RawClient(node)) for node in others]
+            for raw in raws:
+                raw.call("CLUSTER", "SETSLOT", self.slot, "NODE", self._ids[1])
+            # Who does not know of the epoch yet by which the slot is the target's could take the slot back without a greater one,
+            # and the two would quarrel about it.
+            for raw in (self.admin, *raws):
+                eventually(lambda raw=raw: self._epoch(raw) == self._epoch(self.other))
+
+    def _epoch(self, raw: RawClient) -> bytes:
+        """Of the target, as this node knows it."""
+        lines = raw.call("CLUSTER", "NODES").splitlines()
+        return next(line.split()[6] for line in lines if line.startswith(self._ids[1].encode()))
+
+    def whole(self) -> None:
+        """From begin to end, with all keys."""
+        self.begin()
+        while self.keys() != "NOKEY":
+            pass
+        self.end()
+
+
+def move(cluster: Cluster, source: Server, target: Server, key: str) -> None:
+    with Move(cluster, source, target, key) as step:
+        step.whole()
+
+
+def metric(node: Server, name: str) -> int:
+    family = name.partition("_")[0]
+    return int(node.info(f"keyward_{family}")[f"keyward_{name}"])
+
+
+def doubts_settle(*nodes: Server) -> None:
+    for node in nodes:
+        eventually(lambda node=node: metric(node, "cache_doubts") == 0, message="values stay in doubt")

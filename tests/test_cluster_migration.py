@@ -1,0 +1,297 @@
+"""What becomes of keys and of those who wait for them when a slot moves to another node."""
+
+import pytest
+from raw_client import ErrorReply, RawClient, fields
+from redis.crc import key_slot
+from servers import eventually
+from single_flight import Callers
+from slot_moves import Move, doubts_settle, metric, move
+
+
+@pytest.fixture
+def sides(cluster):
+    """Two nodes, and the slot of `{part}` names goes from the first to the second. Afterwards it is where it was."""
+    source, target = cluster.primaries[:2]
+    key = cluster.keys(0)[0]
+    yield cluster, source, target, key
+    slot = key_slot(key.encode())
+    for node in cluster.primaries:
+        with RawClient(node) as raw:
+            raw.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            raw.call("FLUSHALL")
+    with RawClient(target) as raw:
+        if slot in owned(raw):
+            move(cluster, target, source, key)
+
+
+def owned(raw):
+    me = raw.call("CLUSTER", "MYID")
+    ranges = [entry for entry in raw.call("CLUSTER", "SLOTS") if entry[2][2] == me]
+    return {slot for first, last, *_ in ranges for slot in range(first, last + 1)}
+
+
+def named(key, *names):
+    """Names in the slot of the key."""
+    return [f"{{{key}}}{name}" for name in names]
+
+
+def asking(raw, *words):
+    return raw.pipeline([("ASKING",), words])[1]
+
+
+# Tags
+
+
+def test_tagged_keys_are_removed_and_plain_ones_stay(sides):
+    cluster, source, target, key = sides
+    tagged, graced, versioned, plain = named(key, "tagged", "graced", "versioned", "plain")
+    with Move(cluster, source, target, key) as step:
+        here, there = step.admin, step.other
+        here.call("CACHE.SET", tagged, "v", "EX", 600, "TAGS", 1, "t")
+        here.call("CACHE.SET", graced, "v", "EX", 600, "GRACE", 60)
+        here.call("CACHE.SET", versioned, "v", "EX", 600, "VERSION", 7)
+        here.call("SET", plain, "v")
+        step.whole()
+        doubts_settle(target)
+        assert [there.call("EXISTS", name) for name in (tagged, graced, versioned, plain)] == [0, 0, 0, 1]
+        assert there.call("CACHE.GET", plain) == b"v"
+        # The floor has come along.
+        assert there.call("CACHE.SET", versioned, "old", "EX", 600, "VERSION", 7) is None
+        assert there.call("CACHE.SET", versioned, "new", "EX", 600, "VERSION", 8) == "OK"
+        assert metric(source, "cache_tagged_keys") == 0
+        assert metric(source, "cache_ghosts") == metric(target, "cache_ghosts") == 0
+
+
+def test_a_value_is_not_read_before_it_is_known_whether_it_was_tagged(sides):
+    """The node it comes from does not answer as long as MIGRATE waits for this one; then it does."""
+    cluster, source, target, key = sides
+    tagged, plain = named(key, "tagged", "plain")
+    with Move(cluster, source, target, key) as step:
+        step.admin.call("CACHE.SET", tagged, "v", "EX", 600, "TAGS", 1, "t")
+        step.admin.call("SET", plain, "v")
+        step.begin()
+        cluster.pause(source)
+        # What a MIGRATE brings, by hand: the source does not hear the question.
+        try:
+            payloads = []
+            with RawClient(cluster.primaries[2]) as third:
+                slotless = cluster.keys(2)[0]
+                third.call("SET", slotless, "v")
+                payloads = third.call("DUMP", slotless)
+            for name in (tagged, plain):
+                assert step.other.call("RESTORE-ASKING", name, 0, payloads) == "OK"
+                assert asking(step.other, "GET", name) == b"v"
+                assert asking(step.other, "CACHE.GET", name) is None
+                assert asking(step.other, "CACHE.TTL", name) == [-2, -2]
+            assert metric(target, "cache_doubts") == 2
+        finally:
+            cluster.resume(source)
+        doubts_settle(target)
+        assert asking(step.other, "EXISTS", tagged) == 0
+        assert asking(step.other, "CACHE.GET", plain) == b"v"
+
+
+def test_what_is_loaded_while_the_old_value_is_in_doubt_stays(sides):
+    cluster, source, target, key = sides
+    name, other = named(key, "k", "other")
+    with Move(cluster, source, target, key) as step:
+        step.admin.call("CACHE.SET", name, "old", "EX", 600, "TAGS", 1, "t")
+        payload = step.admin.call("DUMP", name)
+        step.begin()
+        cluster.pause(source)
+        try:
+            for key_ in (name, other):
+                assert asking(step.other, "RESTORE", key_, 0, payload) == "OK"
+            token = asking(step.other, "CACHE.FETCH", name)[2]
+            late = asking(step.other, "CACHE.FETCH", other)[2]
+            assert asking(step.other, "CACHE.FILL", name, token, "new", "EX", 600) == 1
+            assert asking(step.other, "CACHE.GET", name) == b"new"
+        finally:
+            cluster.resume(source)
+        doubts_settle(target)
+        assert asking(step.other, "CACHE.GET", name) == b"new"
+        # The other had nothing known of it at the source, so it is a value like any other, and was there before the load.
+        assert asking(step.other, "CACHE.FILL", other, late, "new", "EX", 600) == 0
+
+
+def test_an_invalidation_between_leaving_and_arriving_is_not_lost(sides):
+    cluster, source, target, key = sides
+    names = named(key, *range(50))
+    with Move(cluster, source, target, key) as step:
+        for name in names:
+            step.admin.call("CACHE.SET", name, "v", "EX", 600, "TAGS", 1, f"tag:{name}")
+        step.begin()
+        for name in names:
+            assert step.keys(name) == "OK"
+            for node in (step.admin, step.other):
+                node.call("CACHE.INVALIDATETAG", f"tag:{name}")
+            assert asking(step.other, "CACHE.GET", name) is None
+        step.end()
+        doubts_settle(target)
+        assert [step.other.call("EXISTS", name) for name in names] == [0] * len(names)
+
+
+# Loads
+
+
+def test_a_fill_whose_slot_moved_is_refused(sides):
+    cluster, source, target, key = sides
+    with Callers(source) as here, Callers(target) as there:
+        token = here.lease(key)
+        move(cluster, source, target, key)
+        assert here.call("CACHE.FILL", key, token, "v", "EX", 60).startswith("MOVED ")
+        assert there.call("CACHE.FILL", key, token, "v", "EX", 60) == 0
+        # And when it has come back at once, whatever was invalidated meanwhile.
+        there.call("CACHE.INVALIDATE", key)
+        move(cluster, target, source, key)
+        assert here.call("CACHE.FILL", key, token, "v", "EX", 60) == 0
+        assert here.call("EXISTS", key) == 0
+
+
+def test_a_negative_answer_does_not_outlast_a_move(sides):
+    cluster, source, target, key = sides
+    with Callers(source) as here, Callers(target) as there:
+        assert here.call("CACHE.FILLNIL", key, here.lease(key), "EX", 600) == 1
+        assert here.call("CACHE.FETCH", key)[0] == b"NONE"
+        move(cluster, source, target, key)
+        there.call("CACHE.INVALIDATE", key)
+        move(cluster, target, source, key)
+        assert here.call("CACHE.FETCH", key)[0] == b"MISS"
+
+
+def test_an_intent_does_not_outlast_a_move(sides):
+    cluster, source, target, key = sides
+    with Callers(source) as here:
+        token = here.call("CACHE.INTENT", key, "PX", 60_000)
+        move(cluster, source, target, key)
+        move(cluster, target, source, key)
+        assert here.call("CACHE.COMMIT", key, token, "v", "EX", 60) == 0
+        assert here.call("EXISTS", key) == 0
+
+
+# Those who wait
+
+
+def test_those_who_wait_are_told_where_the_slot_went(sides):
+    """As the server tells its own: BLPOP of the same slot is answered with the same words."""
+    cluster, source, target, key = sides
+    fetched, lock, gate, limit, queue, lists = named(key, "fetched", "lock", "gate", "limit", "queue", "list")
+    with Callers(source) as here:
+        here.lease(fetched)
+        here.call("LOCK.ACQUIRE", lock, "ann", "PX", 600_000)
+        here.call("RATELIMIT.ENTER", gate, "ann", "LIMIT", 1, "EX", 600)
+        here.call("RATELIMIT.CHECK", limit, 1, "EX", 600)
+        waiting = {
+            "BLPOP": ("BLPOP", lists, 0),
+            "FETCH": ("CACHE.FETCH", fetched, "WAIT", 0),
+            "LOCK": ("LOCK.ACQUIRE", lock, "bob", "PX", 60_000, "WAIT", 0),
+            "MACQUIRE": ("LOCK.MACQUIRE", 1, lock, "cy", "PX", 60_000, "WAIT", 0),
+            "ENTER": ("RATELIMIT.ENTER", gate, "bob", "LIMIT", 1, "EX", 600, "WAIT", 0),
+            "CHECK": ("RATELIMIT.CHECK", limit, 1, "EX", 600, "WAIT", 10_000_000),
+            "CLAIM": ("WRITEBEHIND.CLAIM", queue, "w", "BLOCK", 0),
+        }
+        clients = {}
+        for name, words in waiting.items():
+            blocked = source.info("clients")["blocked_clients"]
+            clients[name] = here.connect()
+            clients[name].send(*words)
+            eventually(lambda blocked=blocked: source.info("clients")["blocked_clients"] > blocked)
+        move(cluster, source, target, key)
+        slot, address = key_slot(key.encode()), f"127.0.0.1:{target.port}"
+        answers = {name: client.read() for name, client in clients.items()}
+        assert all(isinstance(answer, ErrorReply) for answer in answers.values()), answers
+        assert answers["BLPOP"] == answers["FETCH"] == answers["CLAIM"] == f"MOVED {slot} {address}", answers
+        for name, answer in answers.items():
+            assert answer in (f"MOVED {slot} {address}", f"ASK {slot} {address}"), (name, answer)
+        assert source.info("clients")["blocked_clients"] == 0
+
+
+def test_a_loader_gets_no_job_of_a_slot_that_is_away(sides):
+    cluster, source, target, key = sides
+    with Callers(source) as here:
+        assert here.call("CACHE.WARM", "loader", key) == 1
+        move(cluster, source, target, key)
+        assert here.call("CACHE.LOADS", "loader") == []
+
+
+# What moves with its value
+
+
+def test_locks_limiters_and_queues_move_with_their_value(sides):
+    cluster, source, target, key = sides
+    lock, gate, limit, queue, counter, row = named(key, "lock", "gate", "limit", "queue", "counter", "row")
+    with Move(cluster, source, target, key) as step:
+        here, there = step.admin, step.other
+        token = here.call("LOCK.ACQUIRE", lock, "ann", "PX", 600_000)
+        here.call("RATELIMIT.ENTER", gate, "ann", "LIMIT", 1, "EX", 600)
+        here.call("RATELIMIT.CHECK", limit, 10, "EX", 600, "COST", 7)
+        here.call("CACHE.SET", counter, 100, "EX", 600)
+        assert here.call("WRITEBEHIND.INCRBY", queue, counter, 5)[0] == 105
+        version = here.call("WRITEBEHIND.SET", queue, row, "dirty")
+        claimed = here.call("WRITEBEHIND.CLAIM", queue, "w", "COUNT", 1)
+        step.whole()
+        assert there.call("LOCK.VALIDATE", lock, token) == 1
+        assert there.call("LOCK.ACQUIRE", lock, "bob", "PX", 60_000) is None
+        assert there.call("RATELIMIT.ENTER", gate, "bob", "LIMIT", 1, "EX", 600)[0] == 0
+        assert there.call("RATELIMIT.CHECK", limit, 10, "EX", 600, "COST", 4)[0] == 0
+        assert fields(there.call("WRITEBEHIND.INFO", queue))[b"dirty"] == 2
+        assert there.call("CACHE.GET", row) == b"dirty"
+        # What was claimed is claimable, as after a failover, and tokens go on growing.
+        rows = there.call("WRITEBEHIND.CLAIM", queue, "w", "COUNT", 9)
+        assert {(row_[0], row_[1]) for row_ in rows} >= {(claimed[0][0], claimed[0][1])}
+        assert len(rows) == 2
+        assert there.call("WRITEBEHIND.SET", queue, row, "newer") > version
+        assert there.call("LOCK.RELEASE", lock, "ann") == 1
+        assert there.call("LOCK.ACQUIRE", lock, "bob", "PX", 60_000) > token
+        assert here.call("DBSIZE") == 0
+
+
+def test_who_waited_waits_on_where_the_lock_went(sides):
+    """ASK while the slot is on its way: the other node has the lock, and one queue for all who ask there."""
+    cluster, source, target, key = sides
+    with Move(cluster, source, target, key) as step:
+        step.admin.call("LOCK.ACQUIRE", key, "ann", "PX", 600_000)
+        with RawClient(source) as bob, RawClient(target) as again:
+            bob.send("LOCK.ACQUIRE", key, "bob", "PX", 60_000, "WAIT", 0)
+            eventually(lambda: metric(source, "lock_waiters") == 1)
+            step.begin()
+            step.keys(key)
+            assert bob.read() == f"ASK {step.slot} 127.0.0.1:{target.port}"
+            again.send("ASKING")
+            assert again.read() == "OK"
+            again.send("LOCK.ACQUIRE", key, "bob", "PX", 60_000, "WAIT", 0)
+            eventually(lambda: metric(target, "lock_waiters") == 1)
+            step.end()
+            assert not again.is_answered()
+            assert step.other.call("LOCK.RELEASE", key, "ann") == 1
+            assert isinstance(again.read(), int)
+
+
+# Lost slots
+
+
+def test_what_was_known_of_a_lost_slot_is_forgotten(sides):
+    """Another node takes the slot over with everything in it, as after a failover that this node missed."""
+    cluster, source, target, key = sides
+    names = named(key, *range(300))
+    with Move(cluster, source, target, key) as step:
+        for name in names:
+            step.admin.call("CACHE.SET", name, "v", "EX", 600, "TAGS", 1, "t")
+        step.other.call("CLUSTER", "SETSLOT", step.slot, "IMPORTING", cluster.id(source))
+        step.other.call("CLUSTER", "SETSLOT", step.slot, "NODE", cluster.id(target))
+        eventually(lambda: step.admin.call("DBSIZE") == 0)
+        eventually(lambda: metric(source, "cache_tagged_keys") == 0)
+        assert metric(source, "cache_ghosts") == 0
+        assert step.admin.call("CACHE.INVALIDATETAG", "t") == 0
+
+
+def test_an_atomic_migration_is_refused(sides):
+    """Of Valkey 9: it would bring tagged values without anything that tells them from plain ones."""
+    cluster, source, target, key = sides
+    if source.version < (9, 0) or not source.is_valkey:
+        pytest.skip("the server has none")
+    with RawClient(source) as raw:
+        slot = key_slot(key.encode())
+        reply = raw.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.id(target))
+        assert isinstance(reply, ErrorReply)
+        assert "keyward" in reply
