@@ -156,7 +156,8 @@ impl Leases {
         let Terms { now, lease_ms, refresh, retirement, visiting, order, mark } = terms;
         let deadline = now.to_ms().plus(lease_ms);
         let began_at = now;
-        let load = Load { number, began, began_at, deadline, retirement, refresh, visiting, revoked: None, order, mark };
+        let load =
+            Load { number, began, began_at, deadline, retirement, refresh, visiting, revoked: None, order, mark };
         let database = self.databases.entry(db).or_default();
         database.fence.opened(began);
         let name = name_of(&database.flights, key);
