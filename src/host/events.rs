@@ -100,11 +100,7 @@ unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key:
             b"copy_to" => {
                 arrived(ctx, KeyEvent::Replaced, name);
             }
-            b"restore" => {
-                if !arrived(ctx, KeyEvent::Replaced, name) {
-                    slots::restored(ctx, name);
-                }
-            }
+            b"restore" => restored(ctx, name),
             b"rename_from" => host().rename_from = Some((db(ctx), name.to_vec())),
             b"rename_to" => {
                 if let Some((db, old)) = host().rename_from.take() {
@@ -154,6 +150,13 @@ fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
 fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) -> bool {
     key_event(ctx, event, key);
     link(ctx, key)
+}
+
+/// A value of ours carries all that there is to know; another one may have left something behind.
+fn restored(ctx: Ctx, key: &[u8]) {
+    if !arrived(ctx, KeyEvent::Replaced, key) {
+        slots::restored(ctx, key);
+    }
 }
 
 /// If the key holds a value of ours, it learns of its name. Whether it does. Only looked at when one is on its way: opening every key of a
