@@ -287,3 +287,20 @@ def test_a_promoted_replica_is_reached_in_the_place_of_its_primary(make_cluster)
     for replica in cluster.replicas[:2]:
         eventually(lambda replica=replica: left(cluster, nodes=[replica]) == [0])
         assert replica.client().dbsize() == 0
+    # The clients of a node that becomes a replica are sent away, whatever they wait for: Valkey 9 does not do it itself here.
+    cluster.settle()
+    (key,) = cluster.keys(0)
+    with RawClient(asked) as ann:
+        assert ann.call("LOCK.ACQUIRE", key, "ann", "EX", 600)
+    bob = RawClient(asked)
+    bob.send("LOCK.ACQUIRE", key, "bob", "EX", 600, "WAIT", 0)
+    eventually(lambda: asked.info("everything")["keyward_lock_waiters"] == 1)
+    cluster.pause(heir)
+    raw = waiting(asked, "CACHE.CLUSTER", "INVALIDATETAG", TAG)
+    with RawClient(cluster.replicas[0]) as successor:
+        assert successor.call("CLUSTER", "FAILOVER") == "OK"
+    for client in (raw, bob):
+        assert client.read().startswith("UNBLOCKED")
+        client.close()
+    eventually(lambda: asked.info("replication")["role"] == "slave")
+    assert metric(asked, "waiters") == metric(asked, "unanswered") == 0

@@ -105,15 +105,22 @@ pub(super) fn answer(ctx: Ctx, waiter: Waiter, reply: Reply<'static>) -> bool {
     true
 }
 
-/// This server is a replica now. Most servers answer those who wait themselves; Valkey in a cluster does not answer those of modules.
-pub(super) fn send_all_away(ctx: Ctx) {
-    for waiter in host().room.waiting() {
-        answer(ctx, waiter, Reply::Error(Error::Unblocked));
-    }
-}
-
 pub(super) fn is_waiting(waiter: Waiter) -> bool {
     host().room.held.contains_key(&waiter)
+}
+
+/// This server is no primary any more. As a rule it sends away who waits by itself, at once; but not where it is the failover of a
+/// cluster on Valkey 9, which only looks after clients that wait for keys of its own (measured). They would wait for ever.
+pub(super) fn send_away_soon(ctx: Ctx) {
+    host().sent_away = host().room.waiting().into();
+    timer::send_away_soon(ctx);
+}
+
+/// Sends one of them away, if it still waits. False: there is none.
+pub(super) fn send_one_away(ctx: Ctx) -> bool {
+    let Some(waiter) = host().sent_away.pop_front() else { return false };
+    answer(ctx, waiter, Reply::Error(Error::Unblocked));
+    true
 }
 
 fn client_unblock(ctx: Ctx, client: c_ulonglong) {

@@ -215,22 +215,14 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
             host().audience = true;
             host().replica = subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_REPLICA;
             state().role_changed(!host().replica);
+            if host().replica {
+                blocked::send_away_soon(ctx);
+            }
             state().cache.set_epoch(rand::rng().random());
             state().cache.begins_to_serve(now().to_ms());
-            if host().replica {
-                timer::start(ctx, 0, on_demoted);
-            }
             timer::resume(ctx);
         }
         _ => {}
-    });
-}
-
-unsafe extern "C" fn on_demoted(ctx: Ctx, _: *mut c_void) {
-    guarded("those who waited for a primary", || {
-        if host().replica {
-            blocked::send_all_away(ctx);
-        }
     });
 }
 

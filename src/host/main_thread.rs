@@ -89,6 +89,8 @@ pub(super) struct HostState {
     pub rename_from: Option<(usize, Vec<u8>)>,
     /// The database a MOVE takes a key from, between its two events.
     pub move_from: Option<usize>,
+    /// Those that waited when this server became a replica.
+    pub sent_away: std::collections::VecDeque<crate::server::Waiter>,
     /// Clients that wait.
     pub room: super::blocked::Room,
     /// A command runs within LOCK.EXEC, as this user.

@@ -12,7 +12,7 @@ use super::keyspace::Running;
 use super::main_thread::{Alarm, HostState, host, may_write, now, state};
 use super::server_info::setting;
 use super::shell::guarded;
-use super::{cluster_bus, events, log::notice, slots};
+use super::{blocked, cluster_bus, events, log::notice, slots};
 use crate::cache::{due, reclaim, slide};
 use crate::clock::UnixMs;
 
@@ -207,6 +207,21 @@ unsafe extern "C" fn on_request(ctx: Ctx, _: *mut c_void) {
         resume(ctx);
         queues_soon(ctx);
         bus_soon(ctx);
+    });
+}
+
+/// Clients wait that may have to be sent away. In the next turn: the server does it in this one, where it does.
+pub(super) fn send_away_soon(ctx: Ctx) {
+    if !host().sent_away.is_empty() {
+        start(ctx, 0, on_send_away);
+    }
+}
+
+unsafe extern "C" fn on_send_away(ctx: Ctx, _: *mut c_void) {
+    guarded("sending clients away", || {
+        if in_slices(|| blocked::send_one_away(ctx)) {
+            send_away_soon(ctx);
+        }
     });
 }
 

@@ -38,7 +38,7 @@ impl<'a> Request<'a> {
         Ok(Request { event, json })
     }
 
-    /// What the event removes, if the user may remove it. The event counts as emitted.
+    /// What the event removes, if the user may remove it.
     pub(super) fn names<S: Server>(&self, server: &mut S) -> Result<Names, Error> {
         let state = server.state();
         let max = usize::try_from(state.config.emit_max_keys).unwrap_or(0);
@@ -51,10 +51,15 @@ impl<'a> Request<'a> {
         if !names.keys.iter().chain(&names.tags).all(|name| server.permits(name, Permission::Delete)) {
             return Err(Error::NoPermission);
         }
-        let counters = &mut server.state().cache.counters;
-        counters.events = counters.events.saturating_add(1);
-        counters.events_without_rule = counters.events_without_rule.saturating_add(u64::from(rule.is_none()));
         Ok(names)
+    }
+
+    /// The event is emitted.
+    pub(super) fn count<S: Server>(&self, server: &mut S) {
+        let cache = &mut server.state().cache;
+        let without_rule = cache.rules.get(self.event.bytes).is_none();
+        cache.counters.events = cache.counters.events.saturating_add(1);
+        cache.counters.events_without_rule = cache.counters.events_without_rule.saturating_add(u64::from(without_rule));
     }
 }
 
@@ -81,6 +86,7 @@ impl Command for Emit {
     /// An event without a rule removes nothing.
     fn run<'s, S: Server>(request: Request<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let names = request.names(server)?;
+        request.count(server);
         let keys: SmallVec<[&[u8]; 16]> = names.keys.iter().map(|key| &**key).collect();
         let tags: SmallVec<[Arg<'_>; 8]> = names.tags.iter().map(|tag| Arg::named(tag)).collect();
         Ok(Reply::count(invalidate::event(server, request.event.bytes, &keys, &tags)))

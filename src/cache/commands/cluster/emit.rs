@@ -38,6 +38,8 @@ impl Command for Emit {
         let names = request.names(server)?;
         let keys = names.keys.iter().map(|key| &**key).collect();
         let tags = names.tags.iter().map(|tag| &**tag).collect();
-        everywhere(server, Task::Event { event: request.event.bytes, keys, tags }, Self::SPEC.name)
+        let reply = everywhere(server, Task::Event { event: request.event.bytes, keys, tags }, Self::SPEC.name)?;
+        request.count(server);
+        Ok(reply)
     }
 }

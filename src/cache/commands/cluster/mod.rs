@@ -113,6 +113,8 @@ mod tests {
         refused(&mut server, &format!("CACHE.CLUSTER INVALIDATETAG {tags}"), Error::FanOutLength);
         server.never_blocks = true;
         refused(&mut server, "CACHE.CLUSTER STALETAG t", Error::MustWait("cache.cluster|staletag"));
+        refused(&mut server, r#"CACHE.CLUSTER EMIT e {"key":"c"}"#, Error::MustWait("cache.cluster|emit"));
+        assert_eq!(server.state.cache.counters.events, 0);
         server.never_blocks = false;
         server.state.config.waiters_max = 0;
         refused(&mut server, "CACHE.CLUSTER INVALIDATETAG t", Error::TooManyWaiters);
