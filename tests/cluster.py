@@ -149,7 +149,14 @@ def running_cluster(
     **options: object,
 ) -> Iterator[Cluster]:
     """A cluster that is there for the block. `options` are those of Server."""
-    lines = ["cluster-enabled yes", f"cluster-node-timeout {timeout_ms}", "cluster-replica-validity-factor 0", *config]
+    lines = [
+        "cluster-enabled yes",
+        f"cluster-node-timeout {timeout_ms}",
+        "cluster-replica-validity-factor 0",
+        # At the end nobody waits for a replica that lags behind.
+        "shutdown-timeout 0",
+        *config,
+    ]
     nodes = [Server(folder / f"node-{number}", config=lines, **options) for number in range(primaries + replicas)]
     cluster = Cluster(nodes[:primaries], nodes[primaries:])
     with contextlib.ExitStack() as stack:
