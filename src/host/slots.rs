@@ -120,8 +120,11 @@ pub(super) fn restored(ctx: Ctx, key: &[u8]) {
 /// A key goes. If something is known of it that its value does not carry, and it may have gone with its slot, that is remembered.
 pub(super) fn departs(ctx: Ctx, event: KeyEvent, db: usize, key: &[u8], replayed: bool) {
     let goes = matches!(event, KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted);
+    if !host().cluster || replayed || !goes {
+        return;
+    }
     let moment = now().to_ms();
-    if !host().cluster || replayed || !goes || !state().cache.is_known(db, key, moment) {
+    if !state().cache.is_known(db, key, moment) {
         return;
     }
     // What is invalidated here was not sent, unless a MIGRATE failed half way: to ask the server for each key of a giant tag would
