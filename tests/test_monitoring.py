@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import re
 import subprocess
 import threading
@@ -108,8 +109,9 @@ def test_the_exporter_shows_every_number_and_provokes_no_error(make_server, tmp_
 @one_server
 def test_a_server_that_loads_its_data_counts_as_down(make_server, tmp_path):
     primary = make_server()
-    primary.client().mset({f"k{n}": "v" * 100 for n in range(3000)})
-    replica = make_server(config=["key-load-delay 100000", "loading-process-events-interval-bytes 1024"])
+    # Values that do not shrink in the file: between any two of them the server looks at its clients.
+    primary.client().mset({f"k{n}": os.urandom(1500) for n in range(2000)})
+    replica = make_server(config=["key-load-delay 50000", "loading-process-events-interval-bytes 1024"])
     exporter = Exporter(tmp_path, user=False)
 
     def shows(*lines: str) -> bool:

@@ -39,6 +39,7 @@ SETTINGS = {
     "slides-max": (0, 1),
     "save-metadata": ("yes", "no"),
     "cl-throttle": ("auto", "no"),
+    "cluster-wait-ms": (1, 10_000),
 }
 EVICTION = (
     *("allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru"),
