@@ -47,7 +47,7 @@ def test_the_demo_starts_its_own_server():
     assert stampede["queries"][with_keyward] == "1"
     assert stampede["queries"][unprotected] == "100"
     assert stampede["WRONG ANSWERS"] == ("0", "0", "0")
-    commands = [int(cell) for cell in stampede["commands sent by the callers"]]
+    commands = [int(cell.replace(",", "")) for cell in stampede["commands sent by the callers"]]
     assert commands[with_keyward] == 101, "everybody's FETCH and one FILL"
     assert commands[unprotected] == 200, "everybody's GET and SETEX"
     assert commands[lock_and_poll] > 200, "everybody's GET, SET NX, and at least one of them polled"
