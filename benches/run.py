@@ -1,8 +1,9 @@
 """All figures in one table: the module beside the same server without it, and beside the usual recipes.
 
-python benches/run.py                     everything but --big, a quarter of an hour or so
+python benches/run.py                     everything but --big and scale, a quarter of an hour or so
 python benches/run.py --quick             a first look in two minutes or so
 python benches/run.py --only lock,plain   some groups
+python benches/run.py --only scale --entries 1,10,30   the same figures at several sizes, in millions: half an hour
 """
 
 import argparse
@@ -17,6 +18,7 @@ import limit_accuracy
 import lock_hand_over
 import memory
 import rate_limits
+import scale
 import stalls
 import stampede
 import write_behind
@@ -61,6 +63,7 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
             server, keys=100_000 if quick else 1_000_000, rounds=1 if quick else 3
         ),
         "big-insert": lambda: stalls.big_insert(server, entries=200_000 if quick else 5_000_000),
+        "scale": lambda: scale.scale(server, sizes=args.entries),
     }
 
 
@@ -69,14 +72,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--server", default="redis-7.0", choices=servers.FLAVOURS, help="default: %(default)s")
     parser.add_argument("--only", default="", help="groups to run, comma-separated")
     parser.add_argument("--big", action="store_true", help="also big-insert: five million entries, about 2 GB")
+    parser.add_argument(
+        "--entries", type=sizes, default="1", metavar="M,M", help="sizes of scale in millions; default: 1"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: a first look, not for quoting")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser.parse_args()
 
 
+def sizes(millions: str) -> list[int]:
+    return [int(float(size) * 1_000_000) for size in millions.split(",")]
+
+
 def chosen(names: list[str], args: argparse.Namespace) -> list[str]:
     if not args.only:
-        return [name for name in names if args.big or name != "big-insert"]
+        return [name for name in names if name != "scale" and (args.big or name != "big-insert")]
     wanted = args.only.split(",")
     if unknown := set(wanted) - set(names):
         sys.exit(f"no such group: {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
