@@ -65,13 +65,20 @@ class Connection:
         """Fill the server as fast as it goes: every reply must be the same bytes."""
         requests, done = iter(requests), 0
         while batch := list(islice(requests, depth)):
-            self._socket.sendall(b"".join(batch))
-            expected = reply * len(batch)
-            got = self._reader.read(len(expected))
-            if got != expected:
-                raise ReplyError(f"unexpected reply: {got!r:.200}")
+            self.post(batch)
+            self.expect(reply * len(batch))
             done += len(batch)
         return done
+
+    def post(self, batch: list[bytes]) -> None:
+        """One pipeline, whose replies are to be read later."""
+        self._socket.sendall(b"".join(batch))
+
+    def expect(self, replies: bytes) -> None:
+        """What comes next must be these bytes."""
+        got = self._reader.read(len(replies))
+        if got != replies:
+            raise ReplyError(f"unexpected reply: {got!r:.200}")
 
     def info(self, field: str) -> str:
         for line in self.call("INFO", "everything").decode().splitlines():

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
+import fan_out
 import instructions
 import limit_accuracy
 import lock_hand_over
@@ -63,6 +64,7 @@ def groups(lab: instructions.Laboratory, args: argparse.Namespace) -> dict[str, 
             server, keys=100_000 if quick else 1_000_000, rounds=1 if quick else 3
         ),
         "big-insert": lambda: stalls.big_insert(server, entries=200_000 if quick else 5_000_000),
+        "fan-out": lambda: fan_out.fan_out(server, shards=(3, 6) if quick else (3, 6, 12)),
         "scale": lambda: scale.scale(server, sizes=args.entries),
     }
 
