@@ -250,13 +250,15 @@ def _operations(server: BenchServer, connection: Connection, entries: int, subje
 def _eviction(server: BenchServer, connection: Connection, entries: int, subject: Subject):
     connection.call("CONFIG", "SET", "maxmemory", connection.used_memory(), "maxmemory-policy", "allkeys-lru")
     before = int(connection.info("evicted_keys"))
-    requests = map(subject.entry, range(2 * entries, 2 * entries + 5 * REQUESTS))
+    # Few beside what is there: the backlog that the replica left behind grows meanwhile, at the cost of entries.
+    written = min(5 * REQUESTS, entries // 10)
+    requests = map(subject.entry, range(2 * entries, 2 * entries + written))
     spent = _spent(server, requests, connection.load)
     evicted = int(connection.info("evicted_keys")) - before
     connection.call("CONFIG", "SET", "maxmemory", 0)
     yield (
         "new key, memory full",
-        Measured(1e6 * sum(spent) / (5 * REQUESTS), "us", f"{evicted:,} evicted, {5 * REQUESTS:,} written"),
+        Measured(1e6 * sum(spent) / written, "us", f"{evicted:,} evicted, {written:,} written"),
     )
     yield "longest, memory full", Measured(_dearest(spent), "ms")
 
