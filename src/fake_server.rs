@@ -136,6 +136,10 @@ impl FakeServer {
         if let Some(token) = forget_queue {
             crate::writebehind::effects::propagate_forget(self, key, token);
         }
+        if event == KeyEvent::Expired && (forget_lock.is_some() || forget_queue.is_some()) {
+            // The server's own, after what its key event brings about. Where nothing is told before it, nothing asks for it here.
+            self.replicate("DEL", &[Word::Bytes(key)]);
+        }
     }
 
     /// Takes a key away and tells its value so; which event follows is the caller's to say.
