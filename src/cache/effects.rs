@@ -79,7 +79,7 @@ fn doubt<S: Server>(args: &mut Args<'_>, server: &mut S) -> Result<(), Error> {
     args.end()?;
     let node = NodeId::new(node.bytes).ok_or(Error::BadEffect)?;
     let db = server.db();
-    server.state().cache.doubts.expect(db, key.bytes, node, since);
+    server.state().cache.doubts.announce(db, key.bytes, node, since);
     Ok(())
 }
 
