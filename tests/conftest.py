@@ -1,5 +1,6 @@
 """Fixtures. `server` is shared and emptied before each test; a test that changes configuration,
 replication or the process itself takes `make_server`."""
+# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -12,6 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+# Before they are imported: an assertion in a shared part then says what it compared, as one in a test does.
+SHARED = [path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "conftest"]
+pytest.register_assert_rewrite(*(name for name in SHARED if not name.startswith("test_")))
+
 import redis
 from postgres import Postgres
 from servers import FLAVOURS, REPOSITORY, Server, default_flavour, end_all, server_version
