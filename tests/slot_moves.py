@@ -28,9 +28,19 @@ class Move:
         self.other.close()
 
     def begin(self) -> Move:
-        assert self.other.call("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._ids[0]) == "OK"
-        assert self.admin.call("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self._ids[1]) == "OK"
+        """Both nodes must agree whose the slot is, which may take a moment after the move before: until then one of them refuses."""
+        self._agreed(self.other, "IMPORTING", self._ids[0])
+        self._agreed(self.admin, "MIGRATING", self._ids[1])
         return self
+
+    def _agreed(self, node: RawClient, state: str, other: str) -> None:
+        replies = []
+
+        def is_done() -> bool:
+            replies.append(node.call("CLUSTER", "SETSLOT", self.slot, state, other))
+            return replies[-1] == "OK"
+
+        eventually(is_done, message=lambda: f"{state} of slot {self.slot}: {replies[-1]}, {node.call('CLUSTER', 'NODES')}")
 
     def keys(self, *keys: str | bytes) -> object:
         """Takes these keys to the target; without any, all there are."""
