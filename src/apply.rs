@@ -29,8 +29,8 @@ impl Command for Apply {
         since: "0.1.0",
         arity: -2,
         flags: &[Flag::Write, Flag::Admin],
-        keys: Keys::None,
-        access: Access::None,
+        keys: Keys::OfEffect,
+        access: Access::Update,
         tips: &[],
         args: &[ArgSpec::string("effect"), ArgSpec::string("argument").optional().multiple()],
     };
@@ -57,6 +57,15 @@ impl Command for Apply {
         }
         server.replicate_verbatim();
         Ok(Reply::Ok)
+    }
+}
+
+/// Where the key of an effect is, which tells a cluster whose slot it concerns. Some have none.
+pub fn key_position(effect: &[u8]) -> Option<usize> {
+    match effect {
+        b"RETIRE" | b"STALETAG" | b"RESERVE" => None,
+        b"STALE" => Some(3),
+        _ => Some(2),
     }
 }
 

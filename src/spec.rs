@@ -1,6 +1,12 @@
 //! CommandSpec: the one description of a command. COMMAND DOCS and COMMAND INFO, arity, key specs, ACL categories, and the
 //! head of its page under docs/commands all come from it.
 
+use std::iter::StepBy;
+use std::ops::Range;
+
+use crate::apply;
+use crate::args::parse_int;
+
 /// A command that is nothing but its subcommands.
 #[derive(Debug)]
 pub struct Container {
@@ -97,10 +103,38 @@ pub enum Keys {
     All,
     /// Every argument but the first.
     AllButFirst,
+    /// The one key of an effect, if it has one: see [`apply::key_position`].
+    OfEffect,
     /// A count at 1, then that many groups of `step` arguments, each beginning with a key.
     Counted {
         step: i32,
     },
+}
+
+impl Keys {
+    /// Must the command itself be asked where its keys are?
+    pub fn are_told(self) -> bool {
+        matches!(self, Keys::Counted { .. } | Keys::OfEffect)
+    }
+
+    /// Where the keys are in a command of `argc` words, whose first argument is this.
+    pub fn positions(self, argc: usize, first: &[u8]) -> StepBy<Range<usize>> {
+        let (range, step) = match self {
+            Keys::None => (0..0, 1),
+            Keys::First => (1..2, 1),
+            Keys::FirstTwo => (1..3, 1),
+            Keys::All => (1..argc, 1),
+            Keys::AllButFirst => (2..argc, 1),
+            Keys::OfEffect => (apply::key_position(first).map_or(0..0, |at| at..at.saturating_add(1)), 1),
+            Keys::Counted { step } => {
+                let step = usize::try_from(step).unwrap_or(1).max(1);
+                let count = parse_int(first).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+                (2..count.saturating_mul(step).saturating_add(2), step)
+            }
+        };
+        // A count beyond the arguments is refused by the command itself.
+        (range.start..range.end.min(argc)).step_by(step)
+    }
 }
 
 /// What a command does to its keys, in the terms of Redis key specs.

@@ -145,9 +145,15 @@ impl Doubts {
         }
     }
 
-    /// The next questions, at most `max`, all to one node.
-    pub fn questions(&mut self, now: UnixMs, max: usize) -> Option<(NodeId, Vec<Question>)> {
+    /// The next questions, at most `max`, all to one node. Of keys that are not `ready` a few are passed over.
+    pub fn questions(
+        &mut self,
+        now: UnixMs,
+        max: usize,
+        ready: impl Fn(&[u8]) -> bool,
+    ) -> Option<(NodeId, Vec<Question>)> {
         let (mut to, mut questions) = (None, Vec::new());
+        let mut passed = 0;
         for _ in 0..self.turns.len() {
             let Some((name, number)) = self.turns.front() else { break };
             let known = NameRef { db: name.db, key: &name.key };
@@ -155,6 +161,14 @@ impl Doubts {
                 self.turns.pop_front();
                 continue;
             };
+            if !ready(&name.key) {
+                if passed >= max {
+                    break;
+                }
+                passed = passed.saturating_add(1);
+                self.turns.rotate_left(1);
+                continue;
+            }
             let early = doubt.asked.is_some_and(|at| now.since(at) < PATIENCE_MS);
             if early || questions.len() >= max || to.is_some_and(|to| to != doubt.source) {
                 break;
@@ -260,11 +274,11 @@ mod tests {
         for key in [b"a", b"b", b"c"] {
             doubts.arrived(0, key, node(b'a'), UnixMs(0));
         }
-        assert_eq!(keys(doubts.questions(UnixMs(1), 2)), [b"a"[..].into(), b"b"[..].into()]);
-        assert_eq!(keys(doubts.questions(UnixMs(1), 2)), [b"c"[..].into()]);
-        assert!(keys(doubts.questions(UnixMs(2), 2)).is_empty());
+        assert_eq!(keys(doubts.questions(UnixMs(1), 2, |_| true)), [b"a"[..].into(), b"b"[..].into()]);
+        assert_eq!(keys(doubts.questions(UnixMs(1), 2, |_| true)), [b"c"[..].into()]);
+        assert!(keys(doubts.questions(UnixMs(2), 2, |_| true)).is_empty());
         assert!(doubts.settle(0, b"a"));
-        assert_eq!(keys(doubts.questions(UnixMs(PATIENCE_MS + 1), 9)), [b"b"[..].into(), b"c"[..].into()]);
+        assert_eq!(keys(doubts.questions(UnixMs(PATIENCE_MS + 1), 9, |_| true)), [b"b"[..].into(), b"c"[..].into()]);
     }
 
     #[test]
@@ -273,23 +287,23 @@ mod tests {
         doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
         doubts.arrived(0, b"b", node(b'b'), UnixMs(0));
         assert_eq!(
-            doubts.questions(UnixMs(5), 9).map(|(to, questions)| (to, questions[0].age_ms)),
+            doubts.questions(UnixMs(5), 9, |_| true).map(|(to, questions)| (to, questions[0].age_ms)),
             Some((node(b'a'), 5))
         );
-        assert_eq!(doubts.questions(UnixMs(5), 9).map(|(to, _)| to), Some(node(b'b')));
+        assert_eq!(doubts.questions(UnixMs(5), 9, |_| true).map(|(to, _)| to), Some(node(b'b')));
     }
 
     #[test]
     fn an_answer_about_an_earlier_arrival_means_nothing() {
         let mut doubts = Doubts::default();
         doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
-        let first = doubts.questions(UnixMs(0), 1).unwrap().1[0].number;
+        let first = doubts.questions(UnixMs(0), 1, |_| true).unwrap().1[0].number;
         doubts.arrived(0, b"a", node(b'b'), UnixMs(9));
         assert!(!doubts.is_arrival(0, b"a", first));
-        let (to, questions) = doubts.questions(UnixMs(9), 1).unwrap();
+        let (to, questions) = doubts.questions(UnixMs(9), 1, |_| true).unwrap();
         assert!(to == node(b'b') && doubts.is_arrival(0, b"a", questions[0].number));
         doubts.leave(0, b"a");
-        assert!(doubts.holds(0, b"a") && doubts.questions(UnixMs(9_999), 9).is_none(), "nobody knows");
+        assert!(doubts.holds(0, b"a") && doubts.questions(UnixMs(9_999), 9, |_| true).is_none(), "nobody knows");
     }
 
     #[test]
@@ -297,7 +311,7 @@ mod tests {
         let mut doubts = Doubts::default();
         doubts.announce(0, b"a", node(b'a'), UnixMs(7));
         doubts.replaced(0, b"a");
-        let asked = doubts.questions(UnixMs(9), 1).map(|(to, questions)| (to, questions[0].age_ms));
+        let asked = doubts.questions(UnixMs(9), 1, |_| true).map(|(to, questions)| (to, questions[0].age_ms));
         assert_eq!(asked, Some((node(b'a'), 2)));
         doubts.replaced(0, b"a");
         assert!(doubts.is_empty());
@@ -312,7 +326,7 @@ mod tests {
             assert!(doubts.settle(0, &n.to_le_bytes()));
         }
         assert!(doubts.turns.len() < 20, "{}", doubts.turns.len());
-        assert_eq!(keys(doubts.questions(UnixMs(0), 9)), [b"stays"[..].into()]);
+        assert_eq!(keys(doubts.questions(UnixMs(0), 9, |_| true)), [b"stays"[..].into()]);
     }
 
     #[test]
@@ -320,7 +334,7 @@ mod tests {
         let mut doubts = Doubts::default();
         doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
         doubts.moved((0, b"a"), (0, b"b"));
-        assert!(!doubts.holds(0, b"a") && doubts.holds(0, b"b") && doubts.questions(UnixMs(0), 1).is_none());
+        assert!(!doubts.holds(0, b"a") && doubts.holds(0, b"b") && doubts.questions(UnixMs(0), 1, |_| true).is_none());
         assert!(doubts.settle(0, b"b") && doubts.is_empty());
     }
 

@@ -91,9 +91,13 @@ impl State {
     /// This node's epoch in the cluster. With a new one slots may have come back: what was remembered of loads, writes and
     /// negative answers means nothing.
     pub fn in_epoch(&mut self, epoch: u64) {
-        if self.epoch.replace(epoch).is_none_or(|before| before == epoch) {
-            return;
+        if self.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+            self.slots_came();
         }
+    }
+
+    /// Slots have come, or may have been away.
+    pub fn slots_came(&mut self) {
         for db in self.leases.in_databases() {
             self.leases.void(db);
         }
@@ -105,8 +109,9 @@ impl State {
 }
 
 /// The next questions about values that came, and whom to ask. For a primary.
-pub fn ask(state: &mut State, now: UnixMs) -> Option<(NodeId, Vec<Question>)> {
-    state.doubts.questions(now, QUESTION_KEYS)
+/// `ready`: the key can be asked for now.
+pub fn ask(state: &mut State, now: UnixMs, ready: impl Fn(&[u8]) -> bool) -> Option<(NodeId, Vec<Question>)> {
+    state.doubts.questions(now, QUESTION_KEYS, ready)
 }
 
 /// A value has come with its slot, from this node. Replicas learn of it before they get the value: one that is promoted asks on.
@@ -192,7 +197,7 @@ mod tests {
         server.call::<Set>("CACHE.SET k v").unwrap();
         arrived(&mut server, b"k", source());
         server.take_replicated();
-        let (_, mut questions) = ask(&mut server.state.cache, UnixMs(0)).unwrap();
+        let (_, mut questions) = ask(&mut server.state.cache, UnixMs(0), |_| true).unwrap();
         (server, questions.pop().unwrap())
     }
 
@@ -207,7 +212,7 @@ mod tests {
         assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Nil));
         answered(&mut server, &question, Verdict::Forgotten, None);
         assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Nil));
-        assert!(ask(&mut server.state.cache, UnixMs(9_999)).is_none() && !server.state.cache.has_questions());
+        assert!(ask(&mut server.state.cache, UnixMs(9_999), |_| true).is_none() && !server.state.cache.has_questions());
         server.call::<Set>("CACHE.SET k new").unwrap();
         assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Bytes(b"new")));
     }

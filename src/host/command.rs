@@ -11,22 +11,20 @@ use super::main_thread::state;
 use super::reply_writer::{write, write_error};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::timer;
-use crate::args::{Args, parse_int};
+use super::{atomic_migration, timer};
+use crate::args::Args;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
-use crate::spec::{Access, Family, Flag, Keys};
+use crate::spec::{CommandSpec, Family, Flag};
 
 /// The function that the server calls for the command `C`. The reply comes last: a panic before it is answered by an error
 /// and not by half a reply.
 pub(super) unsafe extern "C" fn entry<C: Command>(ctx: Ctx, argv: *mut Str, argc: c_int) -> c_int {
-    if let Keys::Counted { step } = C::SPEC.keys
-        // SAFETY: the context of the call.
-        && unsafe { call!(RedisModule_IsKeysPositionRequest, ctx) } != 0
-    {
+    // SAFETY: the context of the call.
+    if C::SPEC.keys.are_told() && unsafe { call!(RedisModule_IsKeysPositionRequest, ctx) } != 0 {
         // SAFETY: as below.
-        guarded(C::SPEC.name, || unsafe { tell_keys(ctx, argv, argc, step, C::SPEC.access) });
+        guarded(C::SPEC.name, || unsafe { tell_keys(ctx, argv, argc, C::SPEC) });
         return OK;
     }
     let answered = guarded(C::SPEC.name, || {
@@ -48,21 +46,30 @@ pub(super) unsafe extern "C" fn entry<C: Command>(ctx: Ctx, argv: *mut Str, argc
     OK
 }
 
+/// The command may have come with a slot that is on its way here.
+#[cold]
+fn written<C: Command>(ctx: Ctx, words: &[&[u8]]) {
+    let first = words.get(1).copied().unwrap_or_default();
+    for key in C::SPEC.keys.positions(words.len(), first).filter_map(|at| words.get(at)) {
+        atomic_migration::written(ctx, key);
+    }
+}
+
 /// Tells where the keys are. Servers before Redis 8.4 and Valkey 9 read a counted key spec as if each group had one argument:
 /// they would find half of the keys, and ACL and cluster would look at no more.
 ///
 /// # Safety
 /// `argv` has `argc` strings.
-unsafe fn tell_keys(ctx: Ctx, argv: *mut Str, argc: c_int, step: c_int, access: Access) {
+unsafe fn tell_keys(ctx: Ctx, argv: *mut Str, argc: c_int, spec: &CommandSpec) {
+    let argc = usize::try_from(argc).unwrap_or(0);
     if argc < 2 {
         return;
     }
     // SAFETY: the second of at least two strings, which live through the call.
-    let count = parse_int(unsafe { bytes(*argv.add(1)) }).and_then(|count| c_int::try_from(count).ok()).unwrap_or(0);
-    // A count beyond the arguments is refused by the command itself.
-    let end = count.checked_mul(step).and_then(|words| words.checked_add(2)).unwrap_or(c_int::MAX).min(argc);
-    let flags = c_int::try_from(access_flags(access)).unwrap_or(0);
-    for position in (2..end).step_by(usize::try_from(step).unwrap_or(1).max(1)) {
+    let first = unsafe { bytes(*argv.add(1)) };
+    let flags = c_int::try_from(access_flags(spec.access)).unwrap_or(0);
+    for position in spec.keys.positions(argc, first) {
+        let position = c_int::try_from(position).unwrap_or(0);
         // SAFETY: the context of a request for positions.
         unsafe { call!(RedisModule_KeyAtPosWithFlags, ctx, position, flags) }
     }
@@ -76,6 +83,10 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
         Ok(Reply::Relayed) => running.relay(),
         Ok(reply) => write(ctx, reply),
         Err(error) => write_error(ctx, &error),
+    }
+    drop(running);
+    if writes && atomic_migration::is_importing() {
+        written::<C>(ctx, words);
     }
     if writes {
         timer::reclaim_soon(ctx);

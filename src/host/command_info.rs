@@ -111,7 +111,7 @@ fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
     let find_counted = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
     let mut flags = access_flags(spec.access);
     let (find_keys_type, fk) = match spec.keys {
-        Keys::None => return None,
+        Keys::None | Keys::OfEffect => return None,
         Keys::First => (find_range, range(0)),
         Keys::FirstTwo => (find_range, range(1)),
         Keys::All | Keys::AllButFirst => (find_range, range(-1)),

@@ -11,7 +11,7 @@ use super::keyspace::Running;
 use super::main_thread::{host, now, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::{blocked, slots, timer};
+use super::{atomic_migration, blocked, slots, timer};
 use crate::args::Arg;
 use crate::lock::Lock;
 use crate::native::NativeValue;
@@ -55,9 +55,16 @@ pub(super) fn subscribe(ctx: Ctx) -> bool {
     }
 }
 
+/// Subscribes to an event that not every server has. Whether this one has it.
+pub(super) fn listen_to(ctx: Ctx, id: u64) -> bool {
+    let event = raw::RedisModuleEvent { id, dataver: 1 };
+    // SAFETY: the context of the load and a callback with the signature the server expects.
+    ok(unsafe { call!(RedisModule_SubscribeToServerEvent, ctx, event, Some(on_server_event)) })
+}
+
 /// Subscribes to plain writes while they matter, and unsubscribes where the server can.
 pub(super) fn watch_writes(ctx: Ctx) {
-    let wanted = state().cache.needs_write_events();
+    let wanted = state().cache.needs_write_events() || atomic_migration::is_importing();
     if wanted && !host().write_events {
         // SAFETY: the context of the running callback and a callback with the signature the server expects.
         host().write_events =
@@ -71,11 +78,12 @@ pub(super) fn watch_writes(ctx: Ctx) {
 
 unsafe extern "C" fn on_write_event(ctx: Ctx, _: c_int, _: *const c_char, key: Str) -> c_int {
     guarded("a write event", || {
+        // SAFETY: the server's string lives through the callback.
+        let key = unsafe { bytes(key) };
         if state().cache.needs_write_events() {
-            // SAFETY: the server's string lives through the callback.
-            let key = unsafe { bytes(key) };
             key_event(ctx, KeyEvent::Written, key);
         }
+        atomic_migration::written(ctx, key);
     });
     super::api::OK
 }
@@ -99,6 +107,7 @@ unsafe extern "C" fn on_key_event(ctx: Ctx, _: c_int, event: *const c_char, key:
             }
             b"copy_to" => {
                 arrived(ctx, KeyEvent::Replaced, name);
+                atomic_migration::written(ctx, name);
             }
             b"restore" => restored(ctx, name),
             b"rename_from" => host().rename_from = Some((db(ctx), name.to_vec())),
@@ -156,6 +165,7 @@ fn arrived(ctx: Ctx, event: KeyEvent, key: &[u8]) -> bool {
 fn restored(ctx: Ctx, key: &[u8]) {
     if !arrived(ctx, KeyEvent::Replaced, key) {
         slots::restored(ctx, key);
+        atomic_migration::written(ctx, key);
     }
 }
 
@@ -208,6 +218,7 @@ unsafe extern "C" fn on_server_event(ctx: Ctx, event: raw::RedisModuleEvent, sub
                 timer::queues_soon(ctx);
             }
         }
+        atomic_migration::EVENT => atomic_migration::happened(ctx, subevent),
         raw::REDISMODULE_EVENT_CONFIG => host().latency_monitored = None,
         raw::REDISMODULE_EVENT_LOADING => loading(ctx, subevent),
         raw::REDISMODULE_EVENT_REPLICA_CHANGE | raw::REDISMODULE_EVENT_FORK_CHILD => host().audience = true,

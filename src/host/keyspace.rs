@@ -12,7 +12,7 @@ use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::strings::{OwnedString, bytes};
 use super::user::User;
-use super::{blocked, cluster_bus, native_type, replicate, server_info, slots, timer};
+use super::{atomic_migration, blocked, cluster_bus, native_type, replicate, server_info, slots, timer};
 use crate::args::Arg;
 use crate::clock::{UnixMs, UnixUs};
 use crate::cluster::{Nodes, Outgoing};
@@ -150,6 +150,12 @@ impl<'a> Running<'a> {
         self.open.get_or_insert_with(|| OpenKey::of(ctx, argv, key, mode))
     }
 
+    /// Is there a value that is none of ours?
+    pub(super) fn has_plain_value(&mut self, key: Arg<'_>) -> bool {
+        let kind = self.open(key, READ).kind();
+        kind != EMPTY && kind != MODULE
+    }
+
     /// Something else than the open key may change now: it is closed, and strings found before are forgotten.
     fn close(&mut self) {
         self.open = None;
@@ -188,7 +194,7 @@ impl Server for Running<'_> {
 
     fn replayed(&self) -> bool {
         // Asking the server costs some hundred instructions, and a primary that is not loading replays nothing.
-        (host().replica || host().loading)
+        (host().replica || host().loading || atomic_migration::is_importing())
             && flags(self.ctx) & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | raw::REDISMODULE_CTX_FLAGS_LOADING) != 0
     }
 

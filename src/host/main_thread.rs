@@ -74,6 +74,7 @@ pub(super) struct HostState {
     /// This is a node of a cluster.
     pub cluster: bool,
     pub slots: super::slots::Slots,
+    pub migrations: super::atomic_migration::Migrations,
     /// Looks at what other nodes have not answered.
     pub bus_alarm: Option<Alarm>,
     /// Does what other nodes ask for.

@@ -2,6 +2,7 @@
 
 mod alloc;
 mod api;
+mod atomic_migration;
 mod aux;
 mod blocked;
 mod cluster_bus;

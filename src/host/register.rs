@@ -11,7 +11,10 @@ use super::log::{notice, warning};
 use super::main_thread::{host, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
-use super::{aux, cluster_bus, command_info, config, events, execute, info, native_type, server_info, slots, timer};
+use super::{
+    atomic_migration, aux, cluster_bus, command_info, config, events, execute, info, native_type, server_info, slots,
+    timer,
+};
 use crate::commands::{CONTAINERS, Command};
 use crate::every_command;
 use crate::ratelimit::commands::Throttle;
@@ -55,9 +58,8 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
         warning(ctx, &format!("keyward: needs Redis 7.0 or Valkey 8.0 or later; this server has no {first}"));
         return false;
     }
-    let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
     // SAFETY: the context of the load.
-    unsafe { call!(RedisModule_SetModuleOptions, ctx, options as c_int) };
+    unsafe { call!(RedisModule_SetModuleOptions, ctx, options(ctx) as c_int) };
     read_role(ctx);
     add_categories(ctx);
     // In this order: which commands there are is a setting, and what may fail because of how the server is configured comes
@@ -83,6 +85,11 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
     timer::begin(ctx);
     notice(ctx, concat!("keyward ", env!("CARGO_PKG_VERSION"), " loaded"));
     true
+}
+
+fn options(ctx: Ctx) -> u32 {
+    let own = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+    own | if atomic_migration::listen(ctx) { atomic_migration::OPTION } else { 0 }
 }
 
 /// Adds the families' ACL categories where the server lets modules do that. One that is there already is fine.
@@ -136,7 +143,7 @@ fn add_container(ctx: Ctx, container: &Container) -> bool {
 }
 
 fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
-    let asked = matches!(spec.keys, Keys::Counted { .. }).then_some("getkeys-api");
+    let asked = spec.keys.are_told().then_some("getkeys-api");
     let flags = spec.flags.iter().map(|flag| flag.word()).chain(asked).collect::<Vec<_>>().join(" ");
     let (container, name) = spec.subcommand().map_or((None, spec.name), |(container, name)| (Some(container), name));
     let (Ok(name), Ok(flags)) = (CString::new(name), CString::new(flags)) else { return false };
@@ -147,7 +154,7 @@ fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
         Keys::All => (1, -1, 1),
         Keys::AllButFirst => (2, -1, 1),
         // What the old triple cannot say; the key spec does, and the command when it is asked.
-        Keys::Counted { .. } => (0, 0, 0),
+        Keys::Counted { .. } | Keys::OfEffect => (0, 0, 0),
     };
     let (name, flags, entry) = (name.as_ptr(), flags.as_ptr(), Some(entry));
     // SAFETY: the context of the load, NUL-terminated strings that the server copies, and a function with its signature.

@@ -28,6 +28,10 @@ pub(super) fn look(ctx: Ctx) {
     host().audience |= !alone;
 }
 
+pub(super) fn is_valkey(ctx: Ctx) -> bool {
+    info(ctx, c"server").is_some_and(|text| text.contains("\r\nvalkey_version:"))
+}
+
 fn info(ctx: Ctx, section: &CStr) -> Option<String> {
     let bytes = ask(ctx, c"INFO", section, c"", Some)?;
     Some(String::from_utf8_lossy(&bytes).into_owned())

@@ -12,7 +12,7 @@ use super::keyspace::Running;
 use super::log::warning;
 use super::main_thread::{flags, host, may_write, now, state};
 use super::shell::guarded;
-use super::{server_info, timer};
+use super::{atomic_migration, server_info, timer};
 use crate::args::Arg;
 use crate::cache::doubt_messages::{Answer, decode_answers, decode_questions, encode_answers, encode_questions};
 use crate::cache::{act_on, arrived, ask, leave_slots};
@@ -117,6 +117,34 @@ pub(super) fn restored(ctx: Ctx, key: &[u8]) {
     }
 }
 
+/// A value has come to this key ahead of its slot, which nobody may write to here but the node that has it.
+pub(super) fn streamed(ctx: Ctx, key: &[u8]) {
+    let topology = topology(ctx);
+    if comes_step_by_step(&topology, key) {
+        return;
+    }
+    let mut running = Running::new(ctx, &[], true);
+    if let Some(owner) = topology.owner(slot(key))
+        && running.has_plain_value(Arg::named(key))
+    {
+        arrived(&mut running, key, owner.id);
+    }
+}
+
+/// The slot is here, or its keys come one by one and are gone from where they were.
+fn comes_step_by_step(topology: &Nodes, key: &[u8]) -> bool {
+    let slot = slot(key);
+    topology.is_mine(slot) || topology.importing_from(slot).is_some()
+}
+
+/// Slots may have come or gone just now.
+pub(super) fn changed(ctx: Ctx) {
+    (host().slots.looked_at, host().slots.round) = (None, None);
+    if state().cache.has_questions() {
+        ask_after(ctx, 0);
+    }
+}
+
 /// A key goes. If something is known of it that its value does not carry, and it may have gone with its slot, that is remembered.
 pub(super) fn departs(ctx: Ctx, event: KeyEvent, db: usize, key: &[u8], replayed: bool) {
     let goes = matches!(event, KeyEvent::Deleted | KeyEvent::Expired | KeyEvent::Evicted);
@@ -129,10 +157,11 @@ pub(super) fn departs(ctx: Ctx, event: KeyEvent, db: usize, key: &[u8], replayed
     }
     // What is invalidated here was not sent, unless a MIGRATE failed half way: to ask the server for each key of a giant tag would
     // cost half as much again.
-    if state().cache.is_reclaiming() && !host().slots.topology.is_migrating() {
+    let exporting = atomic_migration::is_exporting();
+    if state().cache.is_reclaiming() && !exporting && !host().slots.topology.is_migrating() {
         return;
     }
-    if !Running::new(ctx, &[], false).serves(Arg::named(key)) {
+    if exporting || !Running::new(ctx, &[], false).serves(Arg::named(key)) {
         state().cache.departs_with_slot(db, key, moment);
     }
 }
@@ -195,11 +224,16 @@ unsafe extern "C" fn on_ask(ctx: Ctx, _: *mut c_void) {
         if host().replica || host().loading {
             return;
         }
+        let topology = topology(ctx);
+        let mut asked = false;
         for _ in 0..MESSAGES {
-            let Some((node, questions)) = ask(&mut state().cache, now().to_ms()) else { break };
+            let ready = |key: &[u8]| comes_step_by_step(&topology, key);
+            let Some((node, questions)) = ask(&mut state().cache, now().to_ms(), ready) else { break };
             send(ctx, &node, QUESTION, &encode_questions(&questions));
+            asked = true;
         }
-        if state().cache.has_questions() {
+        // What comes with slots that are not here yet is asked for when they are.
+        if state().cache.has_questions() && (asked || !atomic_migration::is_importing()) {
             ask_after(ctx, ASK_MS);
         }
     });
