@@ -152,6 +152,12 @@ impl State {
         self.writebehind.freeze(self.fencing.saved());
     }
 
+    /// Slots have come, with all that changes their keys but without what is not replicated: loads, and what workers have claimed.
+    pub fn slots_came(&mut self) {
+        self.cache.slots_came();
+        self.writebehind.freeze(self.fencing.saved());
+    }
+
     /// A waiter has gone: his wait ran out, or his connection did.
     pub fn waiter_left(&mut self, waiter: Waiter) {
         self.cache.waiter_left(waiter);

@@ -93,6 +93,11 @@ def server_binary(flavour: str) -> Path:
 
 
 @functools.cache
+def has_atomic_moves(flavour: str) -> bool:
+    """Slots move by CLUSTER MIGRATESLOTS."""
+    return flavour.startswith("valkey") and server_version(flavour) >= (9, 0, 0)
+
+
 def server_version(flavour: str) -> tuple[int, ...]:
     """(major, minor, patch) as the binary itself says."""
     output = subprocess.run([server_binary(flavour), "--version"], capture_output=True, text=True, check=True).stdout

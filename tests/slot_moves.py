@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from raw_client import RawClient
+from raw_client import RawClient, fields
 from redis.crc import key_slot
 from servers import Server, eventually
 
@@ -79,6 +79,60 @@ class Move:
 def move(cluster: Cluster, source: Server, target: Server, key: str) -> None:
     with Move(cluster, source, target, key) as step:
         step.whole()
+
+
+def atomically(cluster: Cluster, source: Server, target: Server, *keys: str) -> None:
+    """Moves the slots of the keys as Valkey 9 does it by itself, and waits until everybody knows."""
+    with AtomicMove(cluster, source, target, *keys) as step:
+        step.done()
+
+
+class AtomicMove:
+    """CLUSTER MIGRATESLOTS, under way. `hold`: it does not come to its end before `go_on`, for which the server must allow DEBUG."""
+
+    def __init__(self, cluster: Cluster, source: Server, target: Server, *keys: str, hold: bool = False) -> None:
+        self._cluster, self._target = cluster, target
+        self._slots = sorted({key_slot(key.encode()) for key in keys})
+        self.admin = RawClient(source)
+        if hold:
+            assert self.admin.call("DEBUG", "SLOTMIGRATION", "PREVENT-PAUSE", 1) == "OK"
+        ranges = [word for slot in self._slots for word in (slot, slot)]
+        self._wanted = b"waiting-to-pause" if hold else b"success"
+        # Until the nodes agree whose the slots are, one of them refuses.
+        eventually(lambda: self._begins(ranges, cluster.id(target)), timeout=60)
+
+    def _begins(self, ranges: list[int], target: str) -> bool:
+        reply = self.admin.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", target)
+        assert reply == "OK", reply
+        return self._becomes(self._wanted, b"failed") != b"failed"
+
+    def _becomes(self, *wanted: bytes) -> bytes:
+        def reached() -> bytes | None:
+            state = fields(self.admin.call("CLUSTER", "GETSLOTMIGRATIONS")[0])[b"state"]
+            return state if state in wanted else None
+
+        return eventually(reached, timeout=60)
+
+    def __enter__(self) -> AtomicMove:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.admin.close()
+
+    def go_on(self) -> None:
+        assert self.admin.call("DEBUG", "SLOTMIGRATION", "PREVENT-PAUSE", 0) == "OK"
+        self.done()
+
+    def done(self) -> None:
+        self._becomes(b"success")
+        for node in self._cluster.primaries:
+            eventually(lambda node=node: self._knows(node), timeout=30)
+
+    def _knows(self, node: Server) -> bool:
+        with RawClient(node) as raw:
+            owners = raw.call("CLUSTER", "SLOTS")
+        target = self._target.port
+        return all(any(low <= slot <= high and at[1] == target for low, high, at, *_ in owners) for slot in self._slots)
 
 
 def metric(node: Server, name: str) -> int:

@@ -283,15 +283,3 @@ def test_what_was_known_of_a_lost_slot_is_forgotten(sides):
         eventually(lambda: metric(source, "cache_tagged_keys") == 0)
         assert metric(source, "cache_ghosts") == 0
         assert step.admin.call("CACHE.INVALIDATETAG", "t") == 0
-
-
-def test_an_atomic_migration_is_refused(sides):
-    """Of Valkey 9: it would bring tagged values without anything that tells them from plain ones."""
-    cluster, source, target, key = sides
-    if source.version < (9, 0) or not source.is_valkey:
-        pytest.skip("the server has none")
-    with RawClient(source) as raw:
-        slot = key_slot(key.encode())
-        reply = raw.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", cluster.id(target))
-        assert isinstance(reply, ErrorReply)
-        assert "keyward" in reply

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import pytest
 from raw_client import ErrorReply
-from servers import eventually
+from servers import default_flavour, eventually, has_atomic_moves
 from slot_client import SlotClient
-from slot_moves import Move, doubts_settle, metric
+from slot_moves import Move, atomically, doubts_settle, metric
 from write_behind import Database, records
 
 SECONDS = float(os.environ.get("KEYWARD_RESHARD_SECONDS", "8"))
@@ -230,8 +230,28 @@ def step_by_step(load: Load, homes: dict[str, int]) -> Callable[[SlotClient, ran
     return work
 
 
-@pytest.mark.parametrize("how", [step_by_step], ids=lambda how: how.__name__)
+def at_once(load: Load, homes: dict[str, int]) -> Callable[[SlotClient, random.Random], None]:
+    """Moves one or two parts to another node as Valkey 9 does by itself."""
+
+    def work(_: SlotClient, draw: random.Random) -> None:
+        nodes = load.cluster.primaries
+        part = draw.choice(PARTS)
+        source = homes[part]
+        target = draw.choice([number for number in range(len(nodes)) if number != source])
+        neighbours = [other for other in PARTS if other != part and homes[other] == source]
+        parts = [part, *draw.sample(neighbours, min(draw.randint(0, 2), len(neighbours)))]
+        atomically(load.cluster, nodes[source], nodes[target], *(f"{{{part}}}" for part in parts))
+        for part in parts:
+            homes[part] = target
+        load.done["moves"] += 1
+
+    return work
+
+
+@pytest.mark.parametrize("how", [step_by_step, at_once], ids=lambda how: how.__name__)
 def test_resharding_back_and_forth_under_load(make_cluster, how, capsys):
+    if how is at_once and not has_atomic_moves(default_flavour()):
+        pytest.skip("the server has no atomic migration of slots")
     with capsys.disabled():
         print(f"\nKEYWARD_SEED={SEED}")
     cluster = make_cluster(3)

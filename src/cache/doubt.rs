@@ -73,6 +73,10 @@ impl Doubts {
         !self.is_empty() && self.keys.contains_key(&NameRef { db, key })
     }
 
+    pub fn source(&self, db: usize, key: &[u8]) -> Option<NodeId> {
+        self.keys.get(&NameRef { db, key }).map(|doubt| doubt.source)
+    }
+
     /// A value has come from this node.
     pub fn arrived(&mut self, db: usize, key: &[u8], source: NodeId, now: UnixMs) {
         self.put(db, key, source, now, false);

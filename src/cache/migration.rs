@@ -29,6 +29,11 @@ impl State {
         !self.doubts.is_empty()
     }
 
+    /// If the value is in doubt: the node that it came from.
+    pub fn came_from(&self, db: usize, key: &[u8]) -> Option<NodeId> {
+        self.doubts.source(db, key)
+    }
+
     pub fn doubts(&self) -> usize {
         self.doubts.len()
     }

@@ -62,7 +62,7 @@ pub(super) fn happened(ctx: Ctx, subevent: u64) {
     events::watch_writes(ctx);
     slots::changed(ctx);
     if subevent == IMPORT_COMPLETED {
-        state().cache.slots_came();
+        state().slots_came();
     }
 }
 

@@ -157,6 +157,14 @@ pub(super) fn departs(ctx: Ctx, event: KeyEvent, db: usize, key: &[u8], replayed
     }
     // What is invalidated here was not sent, unless a MIGRATE failed half way: to ask the server for each key of a giant tag would
     // cost half as much again.
+    // A migration was given up, and the node that the value came from has it as before.
+    if state()
+        .cache
+        .came_from(db, key)
+        .is_some_and(|source| topology(ctx).owner(slot(key)).is_some_and(|owner| owner.id == source))
+    {
+        return;
+    }
     let exporting = atomic_migration::is_exporting();
     if state().cache.is_reclaiming() && !exporting && !host().slots.topology.is_migrating() {
         return;
