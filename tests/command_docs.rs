@@ -66,6 +66,7 @@ fn keys(spec: &CommandSpec) -> String {
         Keys::All => "all arguments",
         Keys::AllButFirst => "all arguments but the first",
         Keys::Counted { .. } => "counted by the first argument",
+        Keys::OfEffect => "as the effect tells",
     };
     let access = match spec.access {
         Access::None => "not used",
