@@ -389,7 +389,7 @@ EXAMPLES: dict[str, Example] = {
     "WRITEBEHIND.REQUEUE": Example((Key("queue"), Text("row")), refuses=("plain", "list", "lock", "limiter", "slots")),
     "WRITEBEHIND.DROP": Example((Key("queue"), Text("row")), refuses=("plain", "list", "lock", "limiter", "slots")),
     "KEYWARD.APPLY": Example(
-        (Option("CHARGE"), Text("limiter"), Option("SLIDING"), LEASE._replace(refused=(0, -1, 10**12 + 1)))
+        (Option("CHARGE"), Key("limiter"), Option("SLIDING"), LEASE._replace(refused=(0, -1, 10**12 + 1)))
         + (Number(1_750_000_000_000_000), Number(1, UNITS.refused)),
     ),
 }

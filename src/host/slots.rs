@@ -42,8 +42,9 @@ const ANSWERS_MAX: usize = 100_000;
 pub(super) struct Slots {
     topology: Rc<Nodes>,
     looked_at: Option<Instant>,
-    /// When the rhythmical look was.
+    /// When the rhythmical look was, and what it found: whoever looks in between may see first that a slot has gone.
     round: Option<Instant>,
+    found: Rc<Nodes>,
     ask_timer: bool,
     lost_timer: bool,
     answers: Vec<Answer>,
@@ -119,22 +120,16 @@ pub(super) fn restored(ctx: Ctx, key: &[u8]) {
 
 /// A value has come to this key ahead of its slot, which nobody may write to here but the node that has it.
 pub(super) fn streamed(ctx: Ctx, key: &[u8]) {
-    let topology = topology(ctx);
-    if comes_step_by_step(&topology, key) {
+    let (topology, slot) = (topology(ctx), slot(key));
+    if topology.is_mine(slot) || topology.importing_from(slot).is_some() {
         return;
     }
     let mut running = Running::new(ctx, &[], true);
-    if let Some(owner) = topology.owner(slot(key))
+    if let Some(owner) = topology.owner(slot)
         && running.has_plain_value(Arg::named(key))
     {
         arrived(&mut running, key, owner.id);
     }
-}
-
-/// The slot is here, or its keys come one by one and are gone from where they were.
-fn comes_step_by_step(topology: &Nodes, key: &[u8]) -> bool {
-    let slot = slot(key);
-    topology.is_mine(slot) || topology.importing_from(slot).is_some()
 }
 
 /// Slots may have come or gone just now.
@@ -180,9 +175,9 @@ pub(super) fn look(ctx: Ctx) {
         return;
     }
     host().slots.round = Some(Instant::now());
-    let before = Rc::clone(&host().slots.topology);
     host().slots.looked_at = None;
     let topology = topology(ctx);
+    let before = std::mem::replace(&mut host().slots.found, Rc::clone(&topology));
     state().cache.in_epoch(topology.epoch());
     let lost = topology.has_lost(&before);
     if (lost || topology.is_migrating()) && may_write() {
@@ -235,7 +230,7 @@ unsafe extern "C" fn on_ask(ctx: Ctx, _: *mut c_void) {
         let topology = topology(ctx);
         let mut asked = false;
         for _ in 0..MESSAGES {
-            let ready = |key: &[u8]| comes_step_by_step(&topology, key);
+            let ready = |key: &[u8]| !atomic_migration::is_importing() || topology.is_mine(slot(key));
             let Some((node, questions)) = ask(&mut state().cache, now().to_ms(), ready) else { break };
             send(ctx, &node, QUESTION, &encode_questions(&questions));
             asked = true;
