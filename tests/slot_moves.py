@@ -40,7 +40,9 @@ class Move:
             replies.append(node.call("CLUSTER", "SETSLOT", self.slot, state, other))
             return replies[-1] == "OK"
 
-        eventually(is_done, message=lambda: f"{state} of slot {self.slot}: {replies[-1]}, {node.call('CLUSTER', 'NODES')}")
+        eventually(
+            is_done, message=lambda: f"{state} of slot {self.slot}: {replies[-1]}, {node.call('CLUSTER', 'NODES')}"
+        )
 
     def keys(self, *keys: str | bytes) -> object:
         """Takes these keys to the target; without any, all there are."""
