@@ -339,3 +339,12 @@ fn a_client_that_has_gone_leaves_nothing_behind() {
     state.waiter_left(Waiter(0));
     assert!(state.outbox.is_empty() && state.fan_outs.is_empty() && state.next_deadline().is_none());
 }
+
+#[test]
+fn where_one_node_has_all_slots_it_is_answered() {
+    let mut world = World::new(2, 0, vec![(false, 10, None)]);
+    world.owners = vec![1, 1];
+    world.call(1);
+    world.run(10);
+    assert_eq!(world.calls[&0].answer, Some(Reply::Int(1)));
+}
