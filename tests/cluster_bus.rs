@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use keyward::clock::UnixMs;
-use keyward::cluster::{Look, Message, NodeId, Nodes, Outgoing, State, Topic};
+use keyward::cluster::{Answer, Look, Message, NodeId, Nodes, Outgoing, Question, Received, State, Topic, Verdict};
 use keyward::error::Error;
 use keyward::reply::Reply;
 use keyward::server::Waiter;
@@ -105,7 +105,7 @@ impl World {
 
     fn receive(&mut self, from: usize, to: usize, bytes: &[u8]) {
         let (now, member) = (self.now, &mut self.members[to]);
-        if let Some(answer) = member.state.received(id(from), bytes, member.primary, now) {
+        if let Received::Send(answer) = member.state.received(id(from), bytes, member.primary, now) {
             self.send(to, answer);
         }
     }
@@ -237,6 +237,18 @@ fn fates() -> impl Strategy<Value = Vec<(bool, u16, Option<u16>)>> {
     vec((prop::bool::weighted(0.3), delay.clone(), prop::option::weighted(0.3, delay)), 1..40)
 }
 
+/// A question about a key, and what may be answered.
+fn parts() -> impl Strategy<Value = (Question, Answer)> {
+    let verdict = prop::sample::select(vec![Verdict::Forgotten, Verdict::Plain, Verdict::Known]);
+    let floor = prop::option::of(0..=i64::MAX as u64);
+    (any::<u32>(), vec(any::<u8>(), 0..50), any::<u64>(), 0..=i64::MAX, verdict, floor).prop_map(
+        |(db, key, number, age_ms, verdict, floor)| {
+            let (db, key) = (db as usize, key.into_boxed_slice());
+            (Question { db, key: key.clone(), number, age_ms }, Answer { db, key, number, verdict, floor })
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
@@ -299,18 +311,33 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_no_messages_do_nothing(bytes in vec(any::<u8>(), 0..200), version in prop::bool::ANY) {
+    fn bytes_that_are_no_messages_do_nothing(bytes in vec(any::<u8>(), 0..200), head in prop::option::of(0..7_u8)) {
         let mut bytes = bytes;
-        if version && !bytes.is_empty() {
-            bytes[0] = 1;
+        if let (Some(kind), [version, first, ..]) = (head, &mut bytes[..]) {
+            (*version, *first) = (1, kind);
         }
         let mut state = State::default();
         let answer = state.received(id(1), &bytes, true, UnixMs(5));
         match Message::decode(&bytes) {
-            None => prop_assert!(answer.is_none() && state.inbox.is_empty() && state.counters.refused == 1),
+            None => {
+                prop_assert!(answer == Received::Nothing && state.inbox.is_empty() && state.counters.refused == 1);
+            }
             Some(Message::Request { .. }) => prop_assert!(state.inbox.len() <= 1),
+            Some(Message::Questions(questions)) => prop_assert_eq!(answer, Received::Questions(questions)),
+            Some(Message::Answers(answers)) => prop_assert_eq!(answer, Received::Answers(answers)),
             Some(_) => prop_assert!(state.inbox.is_empty()),
         }
+    }
+
+    #[test]
+    fn questions_and_answers_arrive_as_they_were_sent(parts in vec(parts(), 0..20)) {
+        let mut state = State::default();
+        let questions: Vec<Question> = parts.iter().map(|(question, _)| question.clone()).collect();
+        let answers: Vec<Answer> = parts.into_iter().map(|(_, answer)| answer).collect();
+        let mut received = |message: Message<'_>| state.received(id(1), &message.encode(), false, UnixMs(5));
+        prop_assert_eq!(received(Message::Questions(questions.clone())), Received::Questions(questions));
+        prop_assert_eq!(received(Message::Answers(answers.clone())), Received::Answers(answers));
+        prop_assert_eq!(state.counters.refused, 0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes as they come out of RDB files and RESTORE payloads.
+//! Messages as they come over the cluster bus.
 #![no_main]
 
 #[path = "../driver.rs"]

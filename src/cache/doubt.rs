@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use crate::clock::UnixMs;
-use crate::cluster::NodeId;
+use crate::cluster::{MAX_PAYLOAD, NodeId, Question};
 use crate::name::{Name, NameRef};
 
 /// How long a question waits for its answer before it is asked again.
@@ -37,16 +37,6 @@ pub(super) struct Doubts {
     /// In the order in which they are to be asked for. Those that are settled are skipped when their turn comes.
     turns: VecDeque<(Name, u64)>,
     arrived: u64,
-}
-
-/// A question about one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    pub db: usize,
-    pub key: Box<[u8]>,
-    pub number: u64,
-    /// For how long the value has been here.
-    pub age_ms: i64,
 }
 
 impl Doubts {
@@ -149,19 +139,22 @@ impl Doubts {
         }
     }
 
-    /// The next questions, at most `max`, all to one node. Of keys that are not `ready` a few are passed over.
+    /// The next questions, at most `max` and no more than one message holds, all to one node. Of keys that are not `ready` a few are
+    /// passed over. A key that is too long for a message is not asked about: it stays in doubt, as one of which nobody knows any more,
+    /// until it is written or goes.
     pub fn questions(
         &mut self,
         now: UnixMs,
         max: usize,
         ready: impl Fn(&[u8]) -> bool,
     ) -> Option<(NodeId, Vec<Question>)> {
-        let (mut to, mut questions) = (None, Vec::new());
+        let (mut to, mut questions, mut bytes) = (None, Vec::new(), 0_usize);
         let mut passed = 0;
         for _ in 0..self.turns.len() {
             let Some((name, number)) = self.turns.front() else { break };
             let known = NameRef { db: name.db, key: &name.key };
-            let Some(doubt) = self.keys.get_mut(&known).filter(|doubt| doubt.number == *number) else {
+            let is_asked = |doubt: &&mut Doubt| doubt.number == *number && name.key.len() <= MAX_PAYLOAD;
+            let Some(doubt) = self.keys.get_mut(&known).filter(is_asked) else {
                 self.turns.pop_front();
                 continue;
             };
@@ -174,7 +167,9 @@ impl Doubts {
                 continue;
             }
             let early = doubt.asked.is_some_and(|at| now.since(at) < PATIENCE_MS);
-            if early || questions.len() >= max || to.is_some_and(|to| to != doubt.source) {
+            bytes = bytes.saturating_add(name.key.len());
+            let full = questions.len() >= max || bytes > MAX_PAYLOAD;
+            if early || full || to.is_some_and(|to| to != doubt.source) {
                 break;
             }
             to = Some(doubt.source);
@@ -295,6 +290,21 @@ mod tests {
             Some((node(b'a'), 5))
         );
         assert_eq!(doubts.questions(UnixMs(5), 9, |_| true).map(|(to, _)| to), Some(node(b'b')));
+    }
+
+    #[test]
+    fn questions_fit_in_a_message_and_a_key_that_does_not_stays_in_doubt() {
+        let mut doubts = Doubts::default();
+        let key = |letter: u8, len: usize| vec![letter; len].into_boxed_slice();
+        let (long, large) = (key(b'l', MAX_PAYLOAD + 1), [b'a', b'b'].map(|letter| key(letter, MAX_PAYLOAD / 2)));
+        for key in [&long, &large[0], &large[1], &key(b'c', 1)] {
+            doubts.arrived(0, key, node(b'a'), UnixMs(0));
+        }
+        assert_eq!(keys(doubts.questions(UnixMs(1), 9, |_| true)), large);
+        assert_eq!(keys(doubts.questions(UnixMs(1), 9, |_| true)), [key(b'c', 1)]);
+        large.iter().chain([&key(b'c', 1)]).for_each(|key| assert!(doubts.settle(0, key)));
+        assert!(doubts.questions(UnixMs(9_999), 9, |_| true).is_none() && !doubts.has_questions());
+        assert!(doubts.holds(0, &long));
     }
 
     #[test]

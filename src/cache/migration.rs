@@ -4,18 +4,14 @@
 //! this node hearing of it. It ends when the slot is seen to have left, and at the latest when this node has a new epoch in the
 //! cluster: without that no slot that was away can have come back.
 
-use super::doubt::Question;
-use super::doubt_messages::{Answer, Verdict};
 use super::single_flight;
 use super::state::State;
 use crate::args::Arg;
 use crate::clock::UnixMs;
-use crate::cluster::NodeId;
+use crate::cluster::arrivals::MAX_KEYS;
+use crate::cluster::{Answer, NodeId, Question, Verdict};
 use crate::error::Error;
 use crate::server::{Server, Word};
-
-/// How many keys one question is about.
-const QUESTION_KEYS: usize = 500;
 
 impl State {
     fn arrived(&mut self, db: usize, key: &[u8], source: NodeId, now: UnixMs) {
@@ -116,7 +112,7 @@ impl State {
 /// The next questions about values that came, and whom to ask. For a primary.
 /// `ready`: the key can be asked for now.
 pub fn ask(state: &mut State, now: UnixMs, ready: impl Fn(&[u8]) -> bool) -> Option<(NodeId, Vec<Question>)> {
-    state.doubts.questions(now, QUESTION_KEYS, ready)
+    state.doubts.questions(now, MAX_KEYS, ready)
 }
 
 /// A value has come with its slot, from this node. Replicas learn of it before they get the value: one that is promoted asks on.

@@ -8,7 +8,6 @@ pub mod commands;
 mod counters;
 mod database;
 pub mod doubt;
-pub mod doubt_messages;
 mod dump;
 mod early_refresh;
 pub mod effects;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::inbox::Receipt;
-use super::{Event, FanOuts, Inbox, Incoming, Message, NodeId, Nodes, Outbox, RequestId, Topic};
+use super::{Answer, Event, FanOuts, Inbox, Incoming, Message, NodeId, Nodes, Outbox, Question, RequestId, Topic};
 use crate::clock::UnixMs;
 use crate::reply::Reply;
 use crate::server::Waiter;
@@ -13,6 +13,23 @@ use crate::server::Waiter;
 pub struct Outgoing {
     pub to: NodeId,
     pub bytes: Vec<u8>,
+}
+
+/// What is to be done at once for a message that has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    Nothing,
+    Send(Outgoing),
+    /// Its sender asks about values that came there from here.
+    Questions(Vec<Question>),
+    /// It answers about values that came here from there.
+    Answers(Vec<Answer>),
+}
+
+impl From<Option<Outgoing>> for Received {
+    fn from(outgoing: Option<Outgoing>) -> Received {
+        outgoing.map_or(Received::Nothing, Received::Send)
+    }
 }
 
 /// What there is to do for a client.
@@ -50,29 +67,31 @@ pub struct State {
 }
 
 impl State {
-    /// A message has come over the bus. What is to be sent for it. `primary`: this node may do what others ask of it.
-    pub fn received(&mut self, from: NodeId, bytes: &[u8], primary: bool, now: UnixMs) -> Option<Outgoing> {
+    /// A message has come over the bus. `primary`: this node may do what others ask of it.
+    pub fn received(&mut self, from: NodeId, bytes: &[u8], primary: bool, now: UnixMs) -> Received {
         add(&mut self.counters.received);
         let Some(message) = Message::decode(bytes) else {
             add(&mut self.counters.refused);
-            return None;
+            return Received::Nothing;
         };
         match message {
             // The shard has another primary, or will have; its sender looks for that one.
             Message::Request { .. } | Message::Ask { .. } if !primary => {
                 add(&mut self.counters.refused);
-                None
+                Received::Nothing
             }
             Message::Request { id, floor, topic, payload } => {
                 let receipt = self.inbox.request(from, id, floor, Topic(topic), payload);
-                self.answer(from, receipt)
+                self.answer(from, receipt).into()
             }
             Message::Ask { id, floor } => {
                 let receipt = self.inbox.ask(from, id, floor);
-                self.answer(from, receipt)
+                self.answer(from, receipt).into()
             }
-            Message::Done { id, count } => self.answered(from, id, Some(count), now),
-            Message::Unknown { id } => self.answered(from, id, None, now),
+            Message::Done { id, count } => self.answered(from, id, Some(count), now).into(),
+            Message::Unknown { id } => self.answered(from, id, None, now).into(),
+            Message::Questions(questions) => Received::Questions(questions),
+            Message::Answers(answers) => Received::Answers(answers),
         }
     }
 

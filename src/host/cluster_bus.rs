@@ -13,8 +13,8 @@ use super::api::{Ctx, call, ok};
 use super::keyspace::Running;
 use super::main_thread::{flags, host, now, state};
 use super::shell::guarded;
-use super::{server_info, timer};
-use crate::cluster::{Look, NodeId, Nodes, Outgoing};
+use super::{server_info, slots, timer};
+use crate::cluster::{Look, NodeId, Nodes, Outgoing, Received};
 use crate::error::Error;
 use crate::server::Server;
 
@@ -85,8 +85,11 @@ unsafe extern "C" fn on_message(ctx: Ctx, sender: *const c_char, _: u8, payload:
 
 fn received(ctx: Ctx, from: NodeId, bytes: &[u8]) {
     let primary = !host().replica && !host().loading;
-    if let Some(answer) = state().cluster.received(from, bytes, primary, now().to_ms()) {
-        send(ctx, &answer);
+    match state().cluster.received(from, bytes, primary, now().to_ms()) {
+        Received::Nothing => {}
+        Received::Send(answer) => send(ctx, &answer),
+        Received::Questions(questions) => slots::asked(ctx, from, questions),
+        Received::Answers(answers) => slots::answered(ctx, answers),
     }
     timer::bus_soon(ctx);
 }

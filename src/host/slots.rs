@@ -1,30 +1,26 @@
-//! The server as a node of a cluster: who serves a slot, what its keys leave behind when it moves, and the two messages about that
-//! on the cluster bus.
+//! The server as a node of a cluster: who serves a slot, what its keys leave behind when it moves, and what the nodes ask each other
+//! about that.
 
-use std::ffi::{CString, c_char, c_uchar, c_void};
+use std::ffi::c_void;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use redis_module::raw;
 
-use super::api::{Ctx, call};
+use super::api::Ctx;
 use super::keyspace::Running;
 use super::log::warning;
 use super::main_thread::{flags, host, may_write, now, state};
 use super::shell::guarded;
-use super::{atomic_migration, server_info, timer};
+use super::{atomic_migration, cluster_bus, server_info, timer};
 use crate::args::Arg;
-use crate::cache::doubt_messages::{Answer, decode_answers, decode_questions, encode_answers, encode_questions};
 use crate::cache::{act_on, arrived, ask, leave_slots};
-use crate::cluster::{Node, NodeId, Nodes};
+use crate::cluster::{Answer, Message, Node, NodeId, Nodes, Outgoing, Question};
 use crate::error::Error;
 use crate::server::Server;
 use crate::slot::slot;
 use crate::state::KeyEvent;
 
-/// Types of our messages on the bus; the server keeps those of other modules apart.
-const QUESTION: u8 = 41;
-const ANSWER: u8 = 42;
 /// How many messages one turn sends at most.
 const MESSAGES: usize = 20;
 /// The rhythm of asking, in milliseconds.
@@ -51,17 +47,10 @@ pub(super) struct Slots {
     answer_timer: bool,
 }
 
-/// If this is a node of a cluster: listens to the others.
+/// Whether this is a node of a cluster never changes while it runs.
 pub(super) fn begin(ctx: Ctx) {
     host().cluster = flags(ctx) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0;
     state().cache.begins_to_serve(now().to_ms());
-    if host().cluster {
-        // SAFETY: the context of the load, and callbacks with the signature the server expects.
-        unsafe {
-            call!(RedisModule_RegisterClusterMessageReceiver, ctx, QUESTION, Some(on_question));
-            call!(RedisModule_RegisterClusterMessageReceiver, ctx, ANSWER, Some(on_answer));
-        }
-    }
 }
 
 /// What this node knows of the cluster, not older than a millisecond.
@@ -232,7 +221,7 @@ unsafe extern "C" fn on_ask(ctx: Ctx, _: *mut c_void) {
         for _ in 0..MESSAGES {
             let ready = |key: &[u8]| !atomic_migration::is_importing() || topology.is_mine(slot(key));
             let Some((node, questions)) = ask(&mut state().cache, now().to_ms(), ready) else { break };
-            send(ctx, &node, QUESTION, &encode_questions(&questions));
+            send(ctx, node, &Message::Questions(questions));
             asked = true;
         }
         // What comes with slots that are not here yet is asked for when they are.
@@ -242,53 +231,23 @@ unsafe extern "C" fn on_ask(ctx: Ctx, _: *mut c_void) {
     });
 }
 
-/// What does not arrive is asked, or answered, again.
-fn send(ctx: Ctx, node: &NodeId, kind: u8, message: &[u8]) {
-    let (Ok(len), Ok(node)) = (u32::try_from(message.len()), CString::new(&node.as_bytes()[..])) else { return };
-    // SAFETY: the context of the running callback; a NUL-terminated name, and `len` bytes of message.
-    unsafe {
-        call!(RedisModule_SendClusterMessage, ctx, node.as_ptr(), kind, message.as_ptr().cast(), len);
-    }
+/// A message may be lost: what is not answered is asked again.
+fn send(ctx: Ctx, to: NodeId, message: &Message<'_>) {
+    cluster_bus::send(ctx, &Outgoing { to, bytes: message.encode() });
 }
 
-/// The sender's name and the message.
-///
-/// # Safety
-/// `sender` has 40 bytes and `payload` has `len`, as the server passes them to a receiver of the bus.
-unsafe fn received<'a>(sender: *const c_char, payload: *const c_uchar, len: u32) -> Option<(NodeId, &'a [u8])> {
-    if sender.is_null() || payload.is_null() {
-        return None;
-    }
-    // SAFETY: as the caller says.
-    unsafe {
-        let sender = std::slice::from_raw_parts(sender.cast::<u8>(), NodeId::LENGTH);
-        Some((NodeId::new(sender)?, std::slice::from_raw_parts(payload, usize::try_from(len).ok()?)))
-    }
+/// Another node asks about values that went there.
+pub(super) fn asked(ctx: Ctx, from: NodeId, questions: Vec<Question>) {
+    let answers = state().cache.answer(questions, now().to_ms());
+    send(ctx, from, &Message::Answers(answers));
 }
 
-unsafe extern "C" fn on_question(ctx: Ctx, sender: *const c_char, _: u8, payload: *const c_uchar, len: u32) {
-    guarded("a question of another node", || {
-        // SAFETY: what the server passes to a receiver.
-        let Some((node, message)) = (unsafe { received(sender, payload, len) }) else { return };
-        let Some(questions) = decode_questions(message) else {
-            warning(ctx, "keyward: a node of the cluster speaks another version of the module's messages");
-            return;
-        };
-        let answers = state().cache.answer(questions, now().to_ms());
-        send(ctx, &node, ANSWER, &encode_answers(&answers));
-    });
-}
-
-unsafe extern "C" fn on_answer(ctx: Ctx, sender: *const c_char, _: u8, payload: *const c_uchar, len: u32) {
-    guarded("an answer of another node", || {
-        // SAFETY: what the server passes to a receiver.
-        let Some((_, message)) = (unsafe { received(sender, payload, len) }) else { return };
-        let Some(answers) = decode_answers(message) else { return };
-        if host().slots.answers.len() < ANSWERS_MAX {
-            host().slots.answers.extend(answers);
-        }
-        act_after(ctx, 0);
-    });
+/// Another node says what it knows of values that came from there.
+pub(super) fn answered(ctx: Ctx, answers: Vec<Answer>) {
+    if host().slots.answers.len() < ANSWERS_MAX {
+        host().slots.answers.extend(answers);
+    }
+    act_after(ctx, 0);
 }
 
 fn act_after(ctx: Ctx, after_ms: i64) {
