@@ -206,6 +206,24 @@ def test_those_who_wait_are_told_where_the_slot_went(sides):
         assert source.info("clients")["blocked_clients"] == 0
 
 
+def test_who_waits_is_told_also_where_a_command_saw_first_that_the_slot_has_gone(sides):
+    cluster, source, target, key = sides
+    other = cluster.keys(0, 2)[1]
+    assert key_slot(other.encode()) != key_slot(key.encode())
+    fetched, queue = named(key, "fetched", "queue")
+    with Callers(source) as here:
+        here.lease(fetched, "LEASE", 60_000)
+        clients = []
+        for words in (("WRITEBEHIND.CLAIM", queue, "w", "BLOCK", 0), ("CACHE.FETCH", fetched, "WAIT", 0)):
+            blocked = source.info("clients")["blocked_clients"]
+            clients.append(here.connect())
+            clients[-1].send(*words)
+            eventually(lambda blocked=blocked: source.info("clients")["blocked_clients"] > blocked)
+        move(cluster, source, target, key)
+        here.lease(other)
+        assert all(client.read().split()[0] in ("MOVED", "ASK") for client in clients)
+
+
 def test_a_loader_gets_no_job_of_a_slot_that_is_away(sides):
     cluster, source, target, key = sides
     with Callers(source) as here:

@@ -13,6 +13,7 @@
 //! SWAPDB ends the leases and moves nobody.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::rc::Rc;
 
 use super::fence::Fence;
@@ -36,7 +37,7 @@ pub(super) struct Leases {
     refreshing: usize,
 }
 
-type Place = (usize, Rc<[u8]>);
+pub(super) type Place = (usize, Rc<[u8]>);
 
 #[derive(Debug, Default)]
 struct Database {
@@ -422,12 +423,18 @@ impl Leases {
         }
     }
 
-    /// Keys of which a load is under way, or somebody waits for one.
-    pub fn names(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<(usize, Rc<[u8]>)> {
-        let of = |(&db, database): (&usize, &Database)| {
-            database.flights.keys().filter(|key| wanted(key)).map(|key| (db, Rc::clone(key))).collect::<Vec<_>>()
+    /// Up to `max` keys of which a load is under way, or somebody waits for one: those behind this one in their order.
+    pub fn places_after(&self, last: Option<&Place>, max: usize) -> Vec<Place> {
+        let from = last.map_or(0, |(db, _)| *db);
+        let of = |(&db, database): (&usize, &'_ Database)| -> Vec<Place> {
+            let start = match last {
+                Some((of, key)) if *of == db => Bound::Excluded(&key[..]),
+                _ => Bound::Unbounded,
+            };
+            let flights = database.flights.range::<[u8], _>((start, Bound::Unbounded));
+            flights.take(max).map(|(key, _)| (db, Rc::clone(key))).collect()
         };
-        self.databases.iter().flat_map(of).collect()
+        self.databases.range(from..).flat_map(of).take(max).collect()
     }
 
     /// The databases where something is going on.

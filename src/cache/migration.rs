@@ -4,6 +4,7 @@
 //! this node hearing of it. It ends when the slot is seen to have left, and at the latest when this node has a new epoch in the
 //! cluster: without that no slot that was away can have come back.
 
+use super::leases::Place;
 use super::single_flight;
 use super::state::State;
 use crate::args::Arg;
@@ -12,6 +13,15 @@ use crate::cluster::arrivals::MAX_KEYS;
 use crate::cluster::{Answer, NodeId, Question, Verdict};
 use crate::error::Error;
 use crate::server::{Server, Word};
+
+/// The walk over all leases while slots leave.
+#[derive(Debug, Default)]
+pub(super) struct LeaseWalk {
+    /// It is to begin, or to begin again when it has come to its end.
+    wanted: bool,
+    /// Where it is; `None` where none is under way.
+    last: Option<Place>,
+}
 
 impl State {
     fn arrived(&mut self, db: usize, key: &[u8], source: NodeId, now: UnixMs) {
@@ -72,13 +82,30 @@ impl State {
         self.ghost_walk = super::reclaim::GhostWalk::default();
     }
 
-    /// What another node asks about values that went there.
-    pub fn answer(&self, questions: Vec<Question>, now: UnixMs) -> Vec<Answer> {
+    /// Slots have left this node, or are leaving it: the leases are to be looked at, all that there are now. See [`leave_slots`].
+    pub fn slots_leave(&mut self) {
+        self.lease_walk.wanted = true;
+    }
+
+    /// The next keys that the walk looks at, at most `max`. The walk goes by the order of the names, so that it misses none that
+    /// was there when it began, whatever comes and goes.
+    fn next_leases(&mut self, max: usize) -> Vec<Place> {
+        let walk = &mut self.lease_walk;
+        if walk.last.is_none() && !std::mem::take(&mut walk.wanted) {
+            return Vec::new();
+        }
+        let places = self.leases.places_after(walk.last.as_ref(), max);
+        walk.last = if places.len() < max { None } else { places.last().cloned() };
+        places
+    }
+
+    /// What another node asks about values that went there. `serves`: this node is a primary. Any other notes nothing of what goes.
+    pub fn answer(&self, questions: Vec<Question>, serves: bool, now: UnixMs) -> Vec<Answer> {
         let answer = |question: Question| {
             let Question { db, key, number, age_ms } = question;
             let verdict = if self.departed.holds(db, &key) || self.is_known(db, &key, now) {
                 Verdict::Known
-            } else if self.departed.remembers(age_ms, now) {
+            } else if serves && self.departed.remembers(age_ms, now) {
                 Verdict::Plain
             } else {
                 Verdict::Forgotten
@@ -169,13 +196,17 @@ fn raise_floor<S: Server>(server: &mut S, db: usize, key: &[u8], version: u64) -
     Ok(())
 }
 
-/// Slots have left this node, or are leaving it: who waits for a load of a key that is not served here any more is sent after it.
-/// `stays`: of these keys nothing can have changed.
-pub fn leave_slots<S: Server>(server: &mut S, stays: impl Fn(&[u8]) -> bool) {
-    for (db, key) in server.state().cache.leases.names(|key| !stays(key)) {
-        server.select(db);
-        single_flight::send_away(server, Arg::named(&key));
+/// After [`State::slots_leave`]: who waits for a load of a key that is not served here any more is sent after it. Looks at up to
+/// `budget` keys; whether any are left. `stays`: of these keys nothing can have changed.
+pub fn leave_slots<S: Server>(server: &mut S, budget: usize, stays: impl Fn(&[u8]) -> bool) -> bool {
+    for (db, key) in server.state().cache.next_leases(budget) {
+        if !stays(&key) {
+            server.select(db);
+            single_flight::send_away(server, Arg::named(&key));
+        }
     }
+    let walk = &server.state().cache.lease_walk;
+    walk.wanted || walk.last.is_some()
 }
 
 #[cfg(test)]
@@ -253,11 +284,13 @@ mod tests {
         let question = |key: &[u8], age_ms| Question { db: 0, key: key.into(), number: 1, age_ms };
         let questions =
             vec![question(b"here", 5), question(b"gone", 50), question(b"plain", 5), question(b"plain", 50)];
-        let answers = cache.answer(questions, now.plus(10));
-        let verdicts: Vec<_> = answers.iter().map(|answer| (answer.verdict, answer.floor)).collect();
-        let expected =
-            [(Verdict::Known, Some(3)), (Verdict::Known, None), (Verdict::Plain, None), (Verdict::Forgotten, None)];
-        assert_eq!(verdicts, expected);
+        let verdicts = |serves| -> Vec<_> {
+            let answers = cache.answer(questions.clone(), serves, now.plus(10));
+            answers.iter().map(|answer| (answer.verdict, answer.floor)).collect()
+        };
+        let (known, plain, forgotten) = ((Verdict::Known, None), (Verdict::Plain, None), (Verdict::Forgotten, None));
+        assert_eq!(verdicts(true), [(Verdict::Known, Some(3)), known, plain, forgotten]);
+        assert_eq!(verdicts(false), [(Verdict::Known, Some(3)), known, forgotten, forgotten], "no primary");
     }
 
     #[test]
@@ -270,5 +303,61 @@ mod tests {
         server.state.cache.in_epoch(1);
         server.state.cache.in_epoch(2);
         assert_eq!(server.call::<Fill>(&fill), Ok(Reply::Int(0)));
+    }
+
+    /// Keys of two databases, each with a load and somebody who waits for it.
+    fn waited_for() -> FakeServer {
+        let mut server = FakeServer::new();
+        for (n, db) in [0, 3].repeat(50).into_iter().enumerate() {
+            server.db = db;
+            for _ in ["elected", "waits"] {
+                server.call::<Fetch>(&format!("CACHE.FETCH k{n:03} WAIT 1000")).unwrap();
+            }
+        }
+        server.moved = (0..100).map(|n| format!("k{n:03}").into_bytes()).collect();
+        server
+    }
+
+    fn stays(key: &[u8]) -> bool {
+        key.ends_with(b"9")
+    }
+
+    #[test]
+    fn leases_leave_in_slices_and_nobody_is_left_waiting() {
+        let mut server = waited_for();
+        assert!(!leave_slots(&mut server, 7, stays), "no slot leaves");
+        server.state.cache.slots_leave();
+        let mut slices = 0;
+        loop {
+            let before = server.answers.len();
+            let more = leave_slots(&mut server, 7, stays);
+            assert!(server.answers.len() - before <= 7);
+            slices += 1;
+            if !more {
+                break;
+            }
+            // Meanwhile keys come and go, also the one that was looked at last.
+            let last = server.state.cache.lease_walk.last.clone();
+            if let Some((db, key)) = last {
+                server.state.cache.leases.forget(db, &key);
+            }
+            server.db = 0;
+            server.call::<Fetch>(&format!("CACHE.FETCH a{slices}")).unwrap();
+        }
+        assert_eq!((slices, server.answers.len()), (15, 90));
+        assert!(server.answers.iter().all(|(_, reply)| matches!(reply, Reply::Error(Error::Moved(..)))));
+        assert_eq!(server.state.cache.waiters(), 10, "those whose keys stay");
+    }
+
+    #[test]
+    fn slots_that_leave_during_the_walk_are_walked_for_as_well() {
+        let mut server = waited_for();
+        server.state.cache.slots_leave();
+        assert!(leave_slots(&mut server, 60, |_| true));
+        server.state.cache.slots_leave();
+        assert!(leave_slots(&mut server, 60, |_| false), "to its end, and again");
+        assert_eq!(server.answers.len(), 40);
+        while leave_slots(&mut server, 60, |_| false) {}
+        assert_eq!((server.answers.len(), server.state.cache.waiters()), (100, 0));
     }
 }

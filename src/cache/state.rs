@@ -16,6 +16,7 @@ use super::intent::Intents;
 use super::key_history::{KeyHistory, Why};
 use super::leases::Leases;
 use super::loaders::Loaders;
+use super::migration::LeaseWalk;
 use super::policies::Policies;
 use super::reclaim::GhostWalk;
 use super::retirement::{Retired, Retirement};
@@ -57,6 +58,7 @@ pub struct State {
     /// The deletions that are reported now are of keys that were invalidated before.
     pub(super) reclaiming: bool,
     pub(super) ghost_walk: GhostWalk,
+    pub(super) lease_walk: LeaseWalk,
 }
 
 /// What a CACHE write says of its key.

@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_millis(1);
 /// How many keys of lost slots are looked at between two looks at the clock.
 const LOST_BATCH: usize = 64;
+/// How many leases are looked at between two looks at the clock. Of each whose key has gone the server is asked.
+const LEASE_BATCH: usize = 16;
 /// How many answers wait to be acted on at most; those beyond are asked for again.
 const ANSWERS_MAX: usize = 100_000;
 
@@ -38,11 +40,13 @@ const ANSWERS_MAX: usize = 100_000;
 pub(super) struct Slots {
     topology: Rc<Nodes>,
     looked_at: Option<Instant>,
-    /// When the rhythmical look was, and what it found: whoever looks in between may see first that a slot has gone.
+    /// When the rhythmical look was.
     round: Option<Instant>,
-    found: Rc<Nodes>,
+    /// A slot has gone since the last rhythmical look, whoever saw it: it may also have come since then.
+    lost: bool,
     ask_timer: bool,
     lost_timer: bool,
+    lease_timer: bool,
     answers: Vec<Answer>,
     answer_timer: bool,
 }
@@ -57,8 +61,10 @@ pub(super) fn begin(ctx: Ctx) {
 fn topology(ctx: Ctx) -> Rc<Nodes> {
     if host().slots.looked_at.is_none_or(|at| at.elapsed() >= FRESH) {
         let text = server_info::cluster(ctx, c"NODES").unwrap_or_default();
+        let nodes = Rc::new(Nodes::parse(&text).unwrap_or_default());
         let slots = &mut host().slots;
-        (slots.topology, slots.looked_at) = (Rc::new(Nodes::parse(&text).unwrap_or_default()), Some(Instant::now()));
+        slots.lost |= nodes.has_lost(&slots.topology);
+        (slots.topology, slots.looked_at) = (nodes, Some(Instant::now()));
     }
     Rc::clone(&host().slots.topology)
 }
@@ -166,22 +172,52 @@ pub(super) fn look(ctx: Ctx) {
     host().slots.round = Some(Instant::now());
     host().slots.looked_at = None;
     let topology = topology(ctx);
-    let before = std::mem::replace(&mut host().slots.found, Rc::clone(&topology));
     state().cache.in_epoch(topology.epoch());
-    let lost = topology.has_lost(&before);
-    if (lost || topology.is_migrating()) && may_write() {
+    // What is lost meanwhile is dealt with after the pause.
+    if may_write() {
+        slots_leave(ctx, &topology);
+    }
+    if state().cache.has_questions() {
+        ask_after(ctx, 0);
+    }
+}
+
+fn slots_leave(ctx: Ctx, topology: &Nodes) {
+    let lost = std::mem::take(&mut host().slots.lost);
+    if lost || topology.is_migrating() {
         state().look_at_all_queues();
-        leave_slots(&mut Running::new(ctx, &[], false), |key| {
-            topology.is_mine(slot(key)) && topology.migrating_to(slot(key)).is_none()
-        });
+        state().cache.slots_leave();
+        leave_after(ctx, 0);
     }
     if lost {
         state().cache.walk_from_start();
         walk_soon(ctx);
     }
-    if state().cache.has_questions() {
-        ask_after(ctx, 0);
+}
+
+fn leave_after(ctx: Ctx, after_ms: i64) {
+    if !host().slots.lease_timer {
+        host().slots.lease_timer = true;
+        timer::start(ctx, after_ms, on_leave);
     }
+}
+
+unsafe extern "C" fn on_leave(ctx: Ctx, _: *mut c_void) {
+    host().slots.lease_timer = false;
+    guarded("leases of keys that left", || {
+        if host().replica || host().loading {
+            return;
+        }
+        if !may_write() {
+            leave_after(ctx, timer::PAUSED_MS);
+            return;
+        }
+        let topology = Rc::clone(&host().slots.topology);
+        let stays = |key: &[u8]| topology.is_mine(slot(key)) && topology.migrating_to(slot(key)).is_none();
+        if timer::in_slices(|| leave_slots(&mut Running::new(ctx, &[], false), LEASE_BATCH, stays)) {
+            leave_after(ctx, 0);
+        }
+    });
 }
 
 /// On Redis 7.0 the keys of a slot that another node took over vanish without an event: all that is known is compared with the
@@ -238,7 +274,8 @@ fn send(ctx: Ctx, to: NodeId, message: &Message<'_>) {
 
 /// Another node asks about values that went there.
 pub(super) fn asked(ctx: Ctx, from: NodeId, questions: Vec<Question>) {
-    let answers = state().cache.answer(questions, now().to_ms());
+    let serves = !host().replica && !host().loading;
+    let answers = state().cache.answer(questions, serves, now().to_ms());
     send(ctx, from, &Message::Answers(answers));
 }
 
