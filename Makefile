@@ -101,7 +101,7 @@ sanitize: ## Rust tests with the address and the leak sanitizer; needs a nightly
 	RUSTFLAGS="$(SANITIZED)" cargo +nightly test --no-default-features --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir $(TARGET_DIR)/sanitized
 
 fuzz: ## Each fuzz target for FUZZ_SECONDS=300; needs a nightly toolchain and cargo-fuzz
-	@for target in scripts dumps names bus; do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+	@for target in scripts dumps names bus; do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 FUZZ_SECONDS ?= 300
 
 lint: venv ## rustfmt, clippy with and without the host layer, ruff
