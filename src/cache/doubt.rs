@@ -115,7 +115,15 @@ impl Doubts {
     /// The value is gone, or another one that is known. Whether it was in doubt.
     #[inline]
     pub fn settle(&mut self, db: usize, key: &[u8]) -> bool {
-        !self.is_empty() && self.keys.remove(&NameRef { db, key }).is_some()
+        if self.is_empty() {
+            return false;
+        }
+        let settled = self.keys.remove(&NameRef { db, key }).is_some();
+        if self.keys.is_empty() {
+            // A large slot may have come. What it took is given back.
+            (self.keys, self.turns) = (HashMap::new(), VecDeque::new());
+        }
+        settled
     }
 
     /// Nobody knows any more: it stays in doubt until it is written or goes, and there is no use in asking again.
@@ -251,6 +259,9 @@ impl Departed {
             if self.keys.get(&name) == Some(&at) {
                 self.keys.remove(&name);
             }
+            if self.order.is_empty() {
+                (self.keys, self.order) = (HashMap::new(), VecDeque::new());
+            }
         }
     }
 }
@@ -305,6 +316,18 @@ mod tests {
         large.iter().chain([&key(b'c', 1)]).for_each(|key| assert!(doubts.settle(0, key)));
         assert!(doubts.questions(UnixMs(9_999), 9, |_| true).is_none() && !doubts.has_questions());
         assert!(doubts.holds(0, &long));
+    }
+
+    #[test]
+    fn what_a_large_slot_took_is_given_back() {
+        let mut doubts = Doubts::default();
+        (0..1000_u32).for_each(|n| doubts.arrived(0, &n.to_le_bytes(), node(b'a'), UnixMs(0)));
+        assert!((0..1000_u32).all(|n| doubts.settle(0, &n.to_le_bytes())));
+        assert_eq!((doubts.keys.capacity(), doubts.turns.capacity()), (0, 0));
+        let mut departed = Departed::default();
+        (0..1000_u32).for_each(|n| departed.went(0, &n.to_le_bytes(), UnixMs(0)));
+        departed.sweep(UnixMs(Departed::MEMORY_MS), 1000);
+        assert_eq!((departed.keys.capacity(), departed.order.capacity()), (0, 0));
     }
 
     #[test]
