@@ -314,6 +314,9 @@ unsafe extern "C" fn on_act(ctx: Ctx, _: *mut c_void) {
         });
         if more {
             act_after(ctx, 0);
+        } else {
+            // What the answers of a large slot took is given back.
+            host().slots.answers = Vec::new();
         }
         timer::leases_soon(ctx);
     });
