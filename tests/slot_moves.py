@@ -11,6 +11,19 @@ from servers import Server, eventually
 from cluster import Cluster
 
 
+def agreed(cluster: Cluster, owner: Server, slots: list[int]) -> None:
+    """Waits until every node says that these slots are the owner's."""
+
+    def says(node: Server) -> bool:
+        with RawClient(node) as raw:
+            ranges = raw.call("CLUSTER", "SLOTS")
+        return all(any(low <= slot <= high and at[1] == owner.port for low, high, at, *_ in ranges) for slot in slots)
+
+    for node in cluster.primaries:
+        if node.alive():
+            eventually(lambda node=node: says(node), timeout=30)
+
+
 class Move:
     """The slot of a key on its way from one node to another. `admin` and `other` are connections to the two."""
 
@@ -64,6 +77,7 @@ class Move:
             # and the two would quarrel about it.
             for raw in (self.admin, *raws):
                 eventually(lambda raw=raw: self._epoch(raw) == self._epoch(self.other))
+        agreed(self._cluster, self._target, [self.slot])
 
     def _epoch(self, raw: RawClient) -> bytes:
         """Of the target, as this node knows it."""
@@ -127,14 +141,7 @@ class AtomicMove:
 
     def done(self) -> None:
         self._becomes(b"success")
-        for node in self._cluster.primaries:
-            eventually(lambda node=node: self._knows(node), timeout=30)
-
-    def _knows(self, node: Server) -> bool:
-        with RawClient(node) as raw:
-            owners = raw.call("CLUSTER", "SLOTS")
-        target = self._target.port
-        return all(any(low <= slot <= high and at[1] == target for low, high, at, *_ in owners) for slot in self._slots)
+        agreed(self._cluster, self._target, self._slots)
 
 
 def metric(node: Server, name: str) -> int:

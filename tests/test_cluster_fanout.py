@@ -247,6 +247,7 @@ def test_a_client_that_is_sent_away_is_told_what_is_missing(patient):
         try:
             clients = [waiting(asked, "CACHE.CLUSTER", "INVALIDATETAG", TAG) for _ in range(3)]
             ids = [int(line.split()[0].removeprefix(b"id=")) for line in blocked(admin)]
+            eventually(lambda: metric(asked, "unanswered") == len(clients), message="the third node has not answered")
             assert admin.call("CLIENT", "UNBLOCK", ids[0]) == 1
             assert clients[0].read().startswith(f"ERR 1 of 3 shards not reached: {patient.id(silent)}")
             assert admin.call("CLIENT", "UNBLOCK", ids[1], "ERROR") == 1
