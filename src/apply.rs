@@ -60,13 +60,13 @@ impl Command for Apply {
     }
 }
 
-/// Where the key of an effect is, which tells a cluster whose slot it concerns. Some have none.
+/// Where the key of an effect is, or the first of several, which tells a cluster whose slot it concerns. Some have none.
 pub fn key_position(effect: &[u8]) -> Option<usize> {
-    match effect {
-        b"RETIRE" | b"STALETAG" | b"RESERVE" => None,
-        b"STALE" => Some(3),
-        _ => Some(2),
+    let is = |word: &str| effect.eq_ignore_ascii_case(word.as_bytes());
+    if ["RETIRE", "STALETAG", "RESERVE"].into_iter().any(is) {
+        return None;
     }
+    Some(if is("STALE") { 3 } else { 2 })
 }
 
 /// `VALUE key type bytes`: what an AOF rewrite without RDB preamble writes for a key of ours. The server writes the expiry
@@ -89,4 +89,16 @@ fn put<T: NativeValue, S: Server>(server: &mut S, key: Arg<'_>, bytes: Arg<'_>) 
     value.linked(db, key.bytes, server.state(), now);
     server.put_native(key, value, None);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key_position;
+
+    #[test]
+    fn an_effect_tells_its_key_however_it_is_written() {
+        let at =
+            ["retire", "StaleTag", "RESERVE", "stale", "STALE", "lock"].map(|effect| key_position(effect.as_bytes()));
+        assert_eq!(at, [None, None, None, Some(3), Some(3), Some(2)]);
+    }
 }
