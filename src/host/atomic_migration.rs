@@ -1,4 +1,4 @@
-//! Atomic slot migration, as Valkey 9 has it (CLUSTER MIGRATESLOTS).
+//! Atomic slot migration: CLUSTER MIGRATESLOTS of Valkey 9, CLUSTER MIGRATION of Redis 8.4.
 //!
 //! The node that has the slots sends a snapshot of them and then whatever it propagates for their keys, until the other node takes
 //! them over. That makes values of ours right there: an effect is sent on by the key that [`key_position`](crate::apply::key_position)
@@ -12,28 +12,45 @@ use super::events;
 use super::main_thread::{host, state};
 use super::{server_info, slots};
 
-/// Numbers of Valkey that the bindings do not have, from its valkeymodule.h. The event's number has another meaning on Redis.
-pub(super) const EVENT: u64 = 19;
-const IMPORT_STARTED: u64 = 0;
-const EXPORT_STARTED: u64 = 1;
-const IMPORT_ABORTED: u64 = 2;
-const EXPORT_ABORTED: u64 = 3;
-const IMPORT_COMPLETED: u64 = 4;
-const EXPORT_COMPLETED: u64 = 5;
-/// Without this option of all modules the server refuses to migrate slots.
-pub(super) const OPTION: u32 = 1 << 5;
+/// The numbers by which a server tells of migrations, from its module header. The bindings do not have them.
+#[derive(Clone, Copy)]
+struct Numbers {
+    event: u64,
+    /// Started, given up, completed.
+    import: [u64; 3],
+    export: [u64; 3],
+}
+
+/// The number of the event has another meaning on Redis.
+const VALKEY: Numbers = Numbers { event: 19, import: [0, 2, 4], export: [1, 3, 5] };
+/// There is one more subevent, which is told in a forked child.
+const REDIS: Numbers = Numbers { event: 18, import: [0, 1, 2], export: [3, 4, 5] };
+/// Without this option of all modules Valkey refuses to migrate slots.
+const VALKEY_OPTION: u32 = 1 << 5;
 
 #[derive(Default)]
 pub(super) struct Migrations {
-    heard_of: bool,
+    numbers: Option<Numbers>,
     importing: u32,
     exporting: u32,
 }
 
-/// Does this server have such migrations, and tell of them? Asked once, at load.
-pub(super) fn listen(ctx: Ctx) -> bool {
-    host().migrations.heard_of = server_info::is_valkey(ctx) && events::listen_to(ctx, EVENT);
-    host().migrations.heard_of
+/// Asked once, at load: listens, if this server has such migrations. The module options that it wants for them.
+pub(super) fn listen(ctx: Ctx) -> u32 {
+    let valkey = server_info::is_valkey(ctx);
+    let numbers = if valkey { VALKEY } else { REDIS };
+    if !events::listen_to(ctx, numbers.event) {
+        return 0;
+    }
+    host().migrations.numbers = Some(numbers);
+    if valkey { VALKEY_OPTION } else { 0 }
+}
+
+/// Redis 8.4 and later are different in two more things. They remove the keys of a slot that went, or that came in vain, without the
+/// events of a removal. And they look for the keys of each command that they send on: to ask the command for them (`getkeys-api`)
+/// makes the server send it on once more, and so on until its stack is used up. Found on 8.6.3.
+pub(super) fn is_of_redis() -> bool {
+    host().migrations.numbers.is_some_and(|numbers| numbers.event == REDIS.event)
 }
 
 /// Are slots on their way to this node?
@@ -47,21 +64,21 @@ pub(super) fn is_exporting() -> bool {
     host().migrations.exporting > 0
 }
 
-pub(super) fn happened(ctx: Ctx, subevent: u64) {
+pub(super) fn happened(ctx: Ctx, event: u64, subevent: u64) {
     let migrations = &mut host().migrations;
-    if !migrations.heard_of {
+    let Some(numbers) = migrations.numbers.filter(|numbers| numbers.event == event) else { return };
+    let (count, [started, ..]) = if numbers.import.contains(&subevent) {
+        (&mut migrations.importing, numbers.import)
+    } else if numbers.export.contains(&subevent) {
+        (&mut migrations.exporting, numbers.export)
+    } else {
         return;
-    }
-    match subevent {
-        IMPORT_STARTED => migrations.importing = migrations.importing.saturating_add(1),
-        EXPORT_STARTED => migrations.exporting = migrations.exporting.saturating_add(1),
-        IMPORT_ABORTED | IMPORT_COMPLETED => migrations.importing = migrations.importing.saturating_sub(1),
-        EXPORT_ABORTED | EXPORT_COMPLETED => migrations.exporting = migrations.exporting.saturating_sub(1),
-        _ => {}
-    }
+    };
+    *count = if subevent == started { count.saturating_add(1) } else { count.saturating_sub(1) };
     events::watch_writes(ctx);
     slots::changed(ctx);
-    if subevent == IMPORT_COMPLETED {
+    let [.., came] = numbers.import;
+    if subevent == came {
         state().slots_came();
     }
 }

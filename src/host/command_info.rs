@@ -6,6 +6,7 @@ use std::ptr::null;
 use redis_module::raw;
 
 use super::api::{Ctx, call, has, ok};
+use super::atomic_migration;
 use crate::spec::{Access, ArgSpec, CommandSpec, Container, Keys, Kind};
 
 /// The C strings and arrays that a description points into. The server copies everything.
@@ -103,38 +104,67 @@ pub(super) fn access_flags(access: Access) -> u64 {
     })
 }
 
-fn key_spec(spec: &CommandSpec) -> Option<raw::RedisModuleCommandKeySpec> {
-    let range = |last| raw::RedisModuleCommandKeySpec__bindgen_ty_2 {
-        range: raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey: last, keystep: 1, limit: 0 },
-    };
-    let find_range = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-    let find_counted = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
-    let mut flags = access_flags(spec.access);
-    let (find_keys_type, fk) = match spec.keys {
-        Keys::None | Keys::OfEffect => return None,
-        Keys::First => (find_range, range(0)),
-        Keys::FirstTwo => (find_range, range(1)),
-        Keys::All | Keys::AllButFirst => (find_range, range(-1)),
-        Keys::Counted { step } => {
-            // So that servers that would misread it ask the command, see `tell_keys`.
-            flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
+/// Must the command itself be asked where its keys are?
+pub(super) fn is_asked_for_keys(spec: &CommandSpec) -> bool {
+    spec.keys.are_told() && !atomic_migration::is_of_redis()
+}
+
+fn key_specs(spec: &CommandSpec) -> Vec<raw::RedisModuleCommandKeySpec> {
+    let flags = access_flags(spec.access);
+    let asked = is_asked_for_keys(spec);
+    match spec.keys {
+        Keys::None => vec![],
+        Keys::First => vec![key_spec(flags, 1, Find::Range(0))],
+        Keys::FirstTwo => vec![key_spec(flags, 1, Find::Range(1))],
+        Keys::All => vec![key_spec(flags, 1, Find::Range(-1))],
+        Keys::AllButFirst => vec![key_spec(flags, 2, Find::Range(-1))],
+        // So that servers that would misread it ask the command, see `tell_keys`.
+        Keys::Counted { step } if asked => {
+            vec![key_spec(flags | u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE), 1, Find::Counted(step))]
+        }
+        // What is sent on with a slot is looked at by ranges alone: by the first key, whose slot is that of all.
+        Keys::Counted { step } => vec![
+            key_spec(flags, 1, Find::Counted(step)),
+            key_spec(flags | u64::from(raw::REDISMODULE_CMD_KEY_NOT_KEY), 2, Find::Range(0)),
+        ],
+        Keys::OfEffect if asked => vec![],
+        // For a few effects this is a number: it costs a user more rights, and the effect is sent on with some slot, to no avail.
+        Keys::OfEffect => vec![key_spec(flags, 2, Find::Range(0))],
+    }
+}
+
+/// How the keys go on from the first.
+enum Find {
+    /// To this one, counted from the first, or from the end.
+    Range(c_int),
+    /// As many as the number before the first says, each this far from the one before.
+    Counted(c_int),
+}
+
+fn key_spec(flags: u64, pos: c_int, find: Find) -> raw::RedisModuleCommandKeySpec {
+    let (find_keys_type, fk) = match find {
+        Find::Range(lastkey) => {
+            let range = raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey, keystep: 1, limit: 0 };
+            let kind = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+            (kind, raw::RedisModuleCommandKeySpec__bindgen_ty_2 { range })
+        }
+        Find::Counted(keystep) => {
             let keynum =
-                raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 { keynumidx: 0, firstkey: 1, keystep: step };
-            (find_counted, raw::RedisModuleCommandKeySpec__bindgen_ty_2 { keynum })
+                raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 { keynumidx: 0, firstkey: 1, keystep };
+            let kind = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+            (kind, raw::RedisModuleCommandKeySpec__bindgen_ty_2 { keynum })
         }
     };
-    Some(raw::RedisModuleCommandKeySpec {
+    raw::RedisModuleCommandKeySpec {
         notes: null(),
         flags,
         begin_search_type: raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX,
         bs: raw::RedisModuleCommandKeySpec__bindgen_ty_1 {
-            index: raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 {
-                pos: if spec.keys == Keys::AllButFirst { 2 } else { 1 },
-            },
+            index: raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 { pos },
         },
         find_keys_type,
         fk,
-    })
+    }
 }
 
 /// Describes a command that is nothing but its subcommands.
@@ -164,7 +194,7 @@ pub(super) fn describe(ctx: Ctx, spec: &CommandSpec) -> bool {
     let mut arena = Arena::default();
     // SAFETY: zero is valid for every field: null pointers and 0.
     let end_of_key_specs: raw::RedisModuleCommandKeySpec = unsafe { std::mem::zeroed() };
-    let mut key_specs: Vec<_> = key_spec(spec).into_iter().collect();
+    let mut key_specs = key_specs(spec);
     key_specs.push(end_of_key_specs);
     let info = raw::RedisModuleCommandInfo {
         version: &VERSION,

@@ -89,7 +89,7 @@ fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
 
 fn options(ctx: Ctx) -> u32 {
     let own = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
-    own | if atomic_migration::listen(ctx) { atomic_migration::OPTION } else { 0 }
+    own | atomic_migration::listen(ctx)
 }
 
 /// Adds the families' ACL categories where the server lets modules do that. One that is there already is fine.
@@ -143,7 +143,7 @@ fn add_container(ctx: Ctx, container: &Container) -> bool {
 }
 
 fn create(ctx: Ctx, spec: &CommandSpec, entry: Entry) -> bool {
-    let asked = spec.keys.are_told().then_some("getkeys-api");
+    let asked = command_info::is_asked_for_keys(spec).then_some("getkeys-api");
     let flags = spec.flags.iter().map(|flag| flag.word()).chain(asked).collect::<Vec<_>>().join(" ");
     let (container, name) = spec.subcommand().map_or((None, spec.name), |(container, name)| (Some(container), name));
     let (Ok(name), Ok(flags)) = (CString::new(name), CString::new(flags)) else { return false };

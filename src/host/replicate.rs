@@ -12,6 +12,7 @@ use std::ffi::c_char;
 use smallvec::SmallVec;
 
 use super::api::{Ctx, Str, call};
+use super::atomic_migration;
 use super::main_thread::host;
 use super::strings::OwnedString;
 use crate::server::Word;
@@ -53,9 +54,10 @@ pub(super) fn verbatim(ctx: Ctx) {
     }
 }
 
-/// Sends UNLINK of these keys.
+/// Sends UNLINK of these keys. One by one while slots migrate: a command with keys of several slots makes Redis give the migration up.
 pub(super) fn unlinked(ctx: Ctx, keys: &[OwnedString]) {
-    for batch in keys.chunks(UNLINK_BATCH) {
+    let batch = if atomic_migration::is_exporting() { 1 } else { UNLINK_BATCH };
+    for batch in keys.chunks(batch) {
         let mut sent: SmallVec<[Str; 16]> = batch.iter().map(OwnedString::raw).collect();
         send(ctx, "UNLINK", &mut sent);
     }
