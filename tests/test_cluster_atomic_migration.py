@@ -172,7 +172,7 @@ def test_what_changes_by_itself_meanwhile_goes_along(sides):
 def test_commands_of_several_keys_go_along(sides):
     """Redis looks for the keys of what it sends on, and gives a migration up over a command with keys of several slots."""
     cluster, here, there, key = sides
-    first, second, tagged, *locks = named(key, "first", "second", "tagged", "a", "b", "c")
+    first, second, tagged, *locks = named(key, "one", "two", "three", "a", "b", "c")
     elsewhere = cluster.keys(0, 2)[1]
     here.call("SET", first, "old")
     with under_way(cluster, key) as step:
