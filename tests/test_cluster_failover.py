@@ -1,8 +1,7 @@
 """A replica takes over from its primary: what was replicated goes on as it was."""
 
-import contextlib
-
 import pytest
+from failovers import fail_over, follows, takes_over, takes_over_alone
 from locks import is_error
 from raw_client import RawClient
 from redis.crc import key_slot
@@ -67,45 +66,6 @@ class Life:
             assert raw.call("CACHE.INVALIDATETAG", "t") == 1
             assert raw.call("EXISTS", n["row"]) == 0
             assert raw.call("CACHE.SET", n["row"], "late", "EX", 600, "VERSION", self.version) is None
-
-
-def takes_over_alone(replica):
-    eventually(lambda: replica.info("replication")["role"] == "master", timeout=60)
-    replica.primary = None
-
-
-def takes_over(replica):
-    takes_over_alone(replica)
-
-    def serves():
-        with RawClient(replica) as raw:
-            return b"cluster_state:ok" in raw.call("CLUSTER", "INFO")
-
-    eventually(serves, timeout=60)
-
-
-def fail_over(replica, *how):
-    """The others do not vote again so soon after an election, and the server gives up after 5 s."""
-
-    def is_primary():
-        with RawClient(replica) as raw:
-            raw.call("CLUSTER", "FAILOVER", *how)
-        with contextlib.suppress(AssertionError):
-            eventually(lambda: replica.info("replication")["role"] == "master", timeout=5.5)
-        return replica.info("replication")["role"] == "master"
-
-    eventually(is_primary, timeout=60)
-    takes_over(replica)
-
-
-def follows(server, primary):
-    server.primary = primary
-
-    def in_step():
-        state = server.info("replication")
-        return state["role"] == "slave" and state["master_link_status"] == "up"
-
-    eventually(in_step, timeout=60)
 
 
 def test_a_failover_by_hand(make_cluster):
