@@ -95,6 +95,16 @@ def test_exec_stays_in_the_slot_of_its_lock(node):
         assert raw.call("EVAL", script, 1, "{x}lock", token, "{x}e") == "OK"
 
 
+def test_a_script_reaches_no_key_of_another_slot(node):
+    """Not even behind a first key that is in the script's slot."""
+    script = "return redis.call('CACHE.MSET', 2, KEYS[1], 'v', ARGV[1], 'v')"
+    with RawClient(node) as raw:
+        assert raw.call("EVAL", script, 1, "{x}a", "{x}b") == "OK"
+        # Last, since Valkey 9.1 lets no script of this connection do anything after that, MSET neither.
+        assert isinstance(raw.call("EVAL", script, 1, "{x}c", "y"), ErrorReply)
+        assert raw.call("EXISTS", "{x}c") == 0
+
+
 # A slot moves
 
 

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::api::{Ctx, OK, Str, call};
 use super::command_info::access_flags;
 use super::keyspace::Running;
-use super::main_thread::state;
+use super::main_thread::{host, state};
 use super::reply_writer::{write, write_error};
 use super::shell::guarded;
 use super::strings::bytes;
@@ -16,7 +16,8 @@ use crate::args::Args;
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
-use crate::spec::{CommandSpec, Family, Flag};
+use crate::slot::slot;
+use crate::spec::{CommandSpec, Family, Flag, Keys};
 
 /// The function that the server calls for the command `C`. The reply comes last: a panic before it is answered by an error
 /// and not by half a reply.
@@ -55,6 +56,20 @@ fn written<C: Command>(ctx: Ctx, words: &[&[u8]]) {
     }
 }
 
+/// Redis 8.4 and later look at the first key alone when a script or LOCK.EXEC calls a command with a count of keys: it is not asked there,
+/// see [`command_info`](super::command_info).
+#[inline]
+fn stays_in_slot<C: Command>(words: &[&[u8]]) -> Result<(), Error> {
+    let counted = matches!(C::SPEC.keys, Keys::Counted { .. });
+    if !counted || !host().cluster || !atomic_migration::is_of_redis() {
+        return Ok(());
+    }
+    let first = words.get(1).copied().unwrap_or_default();
+    let mut slots = C::SPEC.keys.positions(words.len(), first).filter_map(|at| words.get(at)).map(|key| slot(key));
+    let one = slots.next();
+    if slots.all(|slot| Some(slot) == one) { Ok(()) } else { Err(Error::CrossSlot) }
+}
+
 /// Tells where the keys are. Servers before Redis 8.4 and Valkey 9 read a counted key spec as if each group had one argument:
 /// they would find half of the keys, and ACL and cluster would look at no more.
 ///
@@ -79,7 +94,8 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     let writes = C::SPEC.flags.contains(&Flag::Write);
     let mut running = Running::new(ctx, argv, writes);
     let mut args = Args::new(words, C::SPEC.name);
-    match C::parse(&mut args).and_then(|request| C::run(request, &mut running)) {
+    let outcome = stays_in_slot::<C>(words).and_then(|()| C::run(C::parse(&mut args)?, &mut running));
+    match outcome {
         Ok(Reply::Relayed) => running.relay(),
         Ok(reply) => write(ctx, reply),
         Err(error) => write_error(ctx, &error),
