@@ -99,7 +99,7 @@ impl Database {
 
     pub fn is_empty(&self) -> bool {
         self.tags.is_empty()
-            && self.tags.unconfirmed.is_none()
+            && self.tags.loading.is_none()
             && self.tags.tag_history().next().is_none()
             && self.freshness.is_empty()
             && self.unconfirmed.is_empty()

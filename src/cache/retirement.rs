@@ -33,12 +33,14 @@ impl TagIndex {
     /// Retires all keys that carry `tag`: they are invalid. Nothing is changed or counted if none does. Keys that an earlier
     /// [`TagIndex::stale`] took and that were not dealt with yet are a retirement of their own.
     pub fn retire(&mut self, tag: &[u8], now: UnixMs) -> SmallVec<[Retirement; 1]> {
+        self.settle();
         self.tags.retire(tag, now).into_iter().map(|(number, keys)| Retirement { number, keys }).collect()
     }
 
     /// Retires all keys that carry `tag`: they are stale as of `now`, or invalid if they have no grace, which the caller
     /// knows. `None`, and nothing is changed or counted, if no key carries it.
     pub fn stale(&mut self, tag: &[u8], now: UnixMs) -> Option<Retirement> {
+        self.settle();
         self.tags.stale(tag, now).map(|(number, keys)| Retirement { number, keys })
     }
 

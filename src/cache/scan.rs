@@ -98,6 +98,10 @@ impl TagIndex {
         self.records.iter_from(0).map(|(_, slot)| KeyTags { index: self, record: Record::read(slot) })
     }
 
+    pub(super) fn records_by_id(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.records.iter_from(0).map(|(id, slot)| (id, Record::read(slot).key))
+    }
+
     /// Up to `count` keys and the cursor to go on with (0 to start, 0 at the end), for a slow walk over everything that
     /// need not be exact: a key that is written during the walk may be missed.
     pub fn sample(&self, cursor: u64, count: usize) -> (u64, Vec<&[u8]>) {

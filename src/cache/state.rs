@@ -82,7 +82,7 @@ impl State {
     }
 
     fn finds_retired(&self) -> bool {
-        self.databases.values().any(|database| database.tags.has_retired()) || !self.doomed.is_empty()
+        self.databases.values().any(|database| database.tags.may_have_retired()) || !self.doomed.is_empty()
     }
 
     /// No value of any key is known to be stale, invalid or in doubt, now or later: the fast way for reads. O(databases).
@@ -440,6 +440,13 @@ impl State {
     pub fn loading(&mut self) {
         self.policies.clear();
         self.rules.clear();
+    }
+
+    /// What was loaded so far is seen from now on: something else happens than keys that are loaded.
+    pub fn settle(&mut self) {
+        for database in self.databases.values_mut() {
+            database.tags.settle();
+        }
     }
 
     /// Loading is over: metadata of keys that did not come is dropped.

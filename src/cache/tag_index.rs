@@ -18,6 +18,7 @@ pub use super::scan::{KeyTags, TagInfo};
 pub use super::slab::Full;
 pub use super::tags::Invalidations;
 
+use super::loading::Loading;
 use super::record::{self, MAX_MEMBERSHIPS, Membership, Memberships, Record};
 use super::shards::ShardedTable;
 use super::slab::Slab;
@@ -50,8 +51,7 @@ pub struct TagIndex {
     keys: ShardedTable,
     pub(super) records: Slab,
     pub(super) tags: TagTable,
-    /// Records read from a dump whose keys were not seen yet; see [`loading`](super::loading).
-    pub(super) unconfirmed: Option<Box<TagIndex>>,
+    pub(super) loading: Option<Box<Loading>>,
 }
 
 /// The tags of a key on their way to another name or database, with what is retired of them.
@@ -68,18 +68,22 @@ impl TagIndex {
             keys: ShardedTable::default(),
             records: Slab::default(),
             tags: TagTable::new(hasher.clone(), history_max),
-            unconfirmed: None,
+            loading: None,
             hasher,
         }
     }
 
     /// Keys with at least one tag, retired keys included.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.unsettled()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    pub(super) fn is_empty_itself(&self) -> bool {
+        self.keys.len() == 0
     }
 
     /// Tags that some key carries.
@@ -94,8 +98,8 @@ impl TagIndex {
 
     /// Bytes of memory held, without the allocator's own overhead. O(keys / 400).
     pub fn memory(&self) -> usize {
-        let unconfirmed = self.unconfirmed.as_ref().map_or(0, |loading| loading.memory());
-        size_of::<TagIndex>() + self.keys.memory() + self.records.memory() + self.tags.memory() + unconfirmed
+        let loading = self.loading.as_ref().map_or(0, |loading| loading.memory());
+        size_of::<TagIndex>() + self.keys.memory() + self.records.memory() + self.tags.memory() + loading
     }
 
     /// The tags of a key in the order given, without those it was invalidated by.

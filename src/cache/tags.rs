@@ -303,6 +303,22 @@ impl TagTable {
         Ok(())
     }
 
+    /// The next retirement is the one after this.
+    pub fn number_retirements_from(&mut self, last: u64) {
+        self.retirements = last;
+    }
+
+    /// Remembers what another table does, whose tags have no members.
+    pub fn inherit(&mut self, other: &TagTable) {
+        self.history_max = other.history_max;
+        for (tag, stats) in other.history() {
+            // Without room, how often a tag was invalidated is forgotten, as it is beyond the maximum.
+            if self.load_history(tag, stats).is_err() {
+                return;
+            }
+        }
+    }
+
     /// The tags that were ever invalidated. First those with members, then the others, the longest empty first: loaded in
     /// this order, the history is the same again.
     pub fn history(&self) -> impl Iterator<Item = (&[u8], Invalidations)> {

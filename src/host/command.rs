@@ -92,6 +92,9 @@ unsafe fn tell_keys(ctx: Ctx, argv: *mut Str, argc: c_int, spec: &CommandSpec) {
 
 fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     let writes = C::SPEC.flags.contains(&Flag::Write);
+    if writes && host().loading {
+        state().cache.settle();
+    }
     let mut running = Running::new(ctx, argv, writes);
     let mut args = Args::new(words, C::SPEC.name);
     let outcome = stays_in_slot::<C>(words).and_then(|()| C::run(C::parse(&mut args)?, &mut running));

@@ -141,6 +141,9 @@ fn db(ctx: Ctx) -> usize {
 }
 
 fn key_event(ctx: Ctx, event: KeyEvent, key: &[u8]) {
+    if host().loading && event != KeyEvent::Loaded {
+        state().cache.settle();
+    }
     let replayed = Running::new(ctx, &[], false).replayed() || host().replica;
     let db = db(ctx);
     slots::departs(ctx, event, db, key, replayed);
