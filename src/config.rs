@@ -172,7 +172,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "save-metadata",
-        summary: "Whether RDB files carry policies, rules, tags, version floors, soft expiries, negative answers, intents and the fencing reserve. With no, they are gone after a restart \
+        summary: "Whether RDB files carry policies, rules, tags, version floors, soft expiries, negative answers, intents, doubts and the fencing reserve. With no, they are gone after a restart \
                   and missing on replicas; see docs/removing.md.",
         kind: Kind::Bool { default: true, field: |c| &mut c.save_metadata },
         mutable: false,

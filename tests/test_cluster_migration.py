@@ -84,6 +84,10 @@ def test_a_value_is_not_read_before_it_is_known_whether_it_was_tagged(sides):
                 assert asking(step.other, "CACHE.GET", name) is None
                 assert asking(step.other, "CACHE.TTL", name) == [-2, -2]
             assert metric(target, "cache_doubts") == 2
+            # Nor after a restart from a file that was written now.
+            assert step.other.call("DEBUG", "RELOAD") == "OK"
+            assert metric(target, "cache_doubts") == 2
+            assert [asking(step.other, "CACHE.GET", name) for name in (tagged, plain)] == [None, None]
         finally:
             cluster.resume(source)
         doubts_settle(target)

@@ -77,7 +77,13 @@ impl Doubts {
         self.put(db, key, source, since, true);
     }
 
-    fn put(&mut self, db: usize, key: &[u8], source: NodeId, since: UnixMs, expected: bool) {
+    /// For saving: name, source, since when, and whether its value has still to come.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, NodeId, UnixMs, bool)> {
+        self.keys.iter().map(|(name, doubt)| (name, doubt.source, doubt.since, doubt.expected))
+    }
+
+    /// As [`Doubts::iter`] says it. One that nobody could settle any more is asked about again.
+    pub fn put(&mut self, db: usize, key: &[u8], source: NodeId, since: UnixMs, expected: bool) {
         self.arrived = self.arrived.saturating_add(1);
         let name = Name { db, key: key.into() };
         self.turns.push_back((name.clone(), self.arrived));

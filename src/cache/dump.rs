@@ -1,5 +1,5 @@
 //! What RDB files carry of the cache family: tags, version floors, the history of invalidated tags, soft expiries, negative
-//! answers, which keys are being written in the database, and the policies and rules of the server.
+//! answers, which keys are being written in the database, which came with their slot and are in doubt, and the policies and rules of the server.
 //!
 //! A chunk is a kind and up to about 64 KiB of records of that kind, one after the other in postcard's format. Records
 //! come before the keys and wait until their key has come; what is left over is dropped at the end of loading.
@@ -14,6 +14,7 @@ use super::tags::Invalidations;
 use super::template::Template;
 use super::write_options::MAX_TAG_LENGTH;
 use crate::clock::UnixMs;
+use crate::cluster::NodeId;
 use crate::config::Config;
 
 /// Kinds of chunks. Numbers are never given a second meaning; 0 is not used.
@@ -25,6 +26,7 @@ const NEGATIVES: u64 = 5;
 const INTENTS: u64 = 6;
 const POLICIES: u64 = 7;
 const RULES: u64 = 8;
+const DOUBTS: u64 = 9;
 
 /// A chunk is written when it is at least this long.
 const CHUNK: usize = 64 * 1024;
@@ -83,6 +85,18 @@ struct Intent<'a> {
     key: &'a [u8],
 }
 
+/// A value that came with its slot, and of which the node that it came from has not yet said what was known of it.
+#[derive(Serialize, Deserialize)]
+struct InDoubt<'a> {
+    db: u32,
+    key: &'a [u8],
+    source: &'a [u8],
+    /// Unix milliseconds.
+    since: i64,
+    /// The value itself has still to come.
+    expected: bool,
+}
+
 /// The templates as they were written.
 #[derive(Serialize, Deserialize)]
 struct SavedRule<'a> {
@@ -129,6 +143,12 @@ impl State {
                 chunk.add(INTENTS, &Intent { db, key: &name.key });
             }
         }
+        for (name, source, since, expected) in self.doubts.iter() {
+            if let Ok(db) = u32::try_from(name.db) {
+                let (key, source) = (&*name.key, &source.as_bytes()[..]);
+                chunk.add(DOUBTS, &InDoubt { db, key, source, since: since.0, expected });
+            }
+        }
         chunk.flush();
     }
 
@@ -144,6 +164,7 @@ impl State {
             INTENTS => State::load_intent,
             POLICIES => State::load_policy,
             RULES => State::load_rule,
+            DOUBTS => State::load_doubt,
             _ => return Some(()),
         };
         while !bytes.is_empty() {
@@ -210,6 +231,12 @@ impl State {
     fn load_intent<'a>(&mut self, _: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
         let (Intent { db, key }, rest) = postcard::take_from_bytes(bytes).ok()?;
         self.intents.adopt(number(db)?, key);
+        Some(rest)
+    }
+
+    fn load_doubt<'a>(&mut self, _: &Config, bytes: &'a [u8], _: UnixMs) -> Option<&'a [u8]> {
+        let (InDoubt { db, key, source, since, expected }, rest) = postcard::take_from_bytes(bytes).ok()?;
+        self.doubts.put(number(db)?, key, NodeId::new(source)?, UnixMs(since), expected);
         Some(rest)
     }
 
@@ -328,6 +355,31 @@ mod tests {
         assert_eq!(loaded.version_seen(1, b"gone", UnixMs(1_400)), None);
         let without_key = |now| loaded.version_seen(0, b"key:0", UnixMs(now));
         assert_eq!((without_key(61_999), without_key(62_000)), (Some(0), None), "a key that expired meanwhile");
+    }
+
+    #[test]
+    fn values_in_doubt_stay_so_and_are_asked_about() {
+        let (mut state, config) = (State::default(), Config::default());
+        let source = NodeId::new(&[b'a'; NodeId::LENGTH]).unwrap();
+        state.doubts.put(0, b"here", source, UnixMs(100), false);
+        state.doubts.put(0, b"coming", source, UnixMs(200), true);
+        let mut loaded = State::default();
+        for (kind, bytes) in saved(&state) {
+            loaded.load(&config, kind, &bytes, NOW).unwrap();
+        }
+        loaded.key_event(&config, KeyEvent::Loaded, 0, b"here", NOW);
+        loaded.loaded();
+        loaded.key_event(&config, KeyEvent::Replaced, 0, b"coming", NOW);
+        assert!(loaded.is_retired(0, b"here") && loaded.is_retired(0, b"coming"));
+        let (to, questions) = loaded.doubts.questions(NOW, 9, |_| true).unwrap();
+        let mut ages: Vec<_> = questions.iter().map(|question| (&*question.key, question.age_ms)).collect();
+        ages.sort_unstable();
+        assert_eq!((to, ages), (source, vec![(&b"coming"[..], 800), (&b"here"[..], 900)]));
+        loaded.key_event(&config, KeyEvent::Replaced, 0, b"here", NOW);
+        assert!(!loaded.is_retired(0, b"here"), "another value");
+        loaded.doubts.put(0, b"here", source, NOW, false);
+        let chunk = saved(&loaded).remove(0);
+        assert!(State::default().load(&config, chunk.0, &chunk.1[..chunk.1.len() - 1], NOW).is_none());
     }
 
     #[test]
