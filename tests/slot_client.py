@@ -17,6 +17,8 @@ class SlotClient:
         self._nodes = {node.port: RawClient(node) for node in cluster.primaries}
         self._ports: dict[int, int] = {}
         self._any = cluster.primaries[0].port
+        # Of the last call: who was asked, and what those said who did not answer.
+        self.way: list[object] = []
 
     def __enter__(self) -> SlotClient:
         return self
@@ -30,14 +32,15 @@ class SlotClient:
         slot = key_slot(key.encode())
         deadline = time.monotonic() + patience
         ask = None
+        self.way = []
         while True:
-            if ask is not None:
-                reply = self._nodes[ask].pipeline([("ASKING",), words])[1]
-            else:
-                reply = self._nodes[self._ports.get(slot, self._any)].call(*words)
+            port = self._ports.get(slot, self._any) if ask is None else ask
+            reply = self._nodes[port].pipeline([("ASKING",), words] if ask else [words])[-1]
+            self.way.append(port)
             ask = None
             if not isinstance(reply, ErrorReply):
                 return reply
+            self.way.append(reply)
             kind, *rest = reply.split(" ")
             if kind == "MOVED":
                 self._ports[slot] = int(rest[1].rpartition(":")[2])

@@ -9,11 +9,12 @@ import os
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from raw_client import ErrorReply
+from raw_client import ErrorReply, Word
 from servers import default_flavour, eventually, has_atomic_moves
 from slot_client import SlotClient
 from slot_moves import Move, atomically, doubts_settle, metric
@@ -54,6 +55,21 @@ class Origin:
                 self.sure[row] = max(self.sure[row], value)
 
 
+class History:
+    """What was done lately, each line to a row, a tag or a part: told where something is wrong."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[float, str, str]] = deque(maxlen=100_000)
+
+    def note(self, about: str, *words: object) -> None:
+        self._lines.append((time.monotonic(), about, " ".join(map(str, (threading.current_thread().name, *words)))))
+
+    def of(self, row: str) -> str:
+        concerned = {row, tag_of(row), row[: row.index("}") + 1]}
+        lines = [line for line in sorted(self._lines) if line[1] in concerned]
+        return "\n".join(f"{at:.6f} {about}: {what}" for at, about, what in lines[-200:])
+
+
 class Load:
     """Threads that use the cluster until they are told to stop. The first thing that is wrong ends it."""
 
@@ -61,6 +77,9 @@ class Load:
         self.cluster, self.seed = cluster, seed
         self.origin, self.database = Origin(), Database()
         self.done: Counter[str] = Counter()
+        self.history = History()
+        # The row of which a value was read that must not be.
+        self.stale: str | None = None
         self.stopping = threading.Event()
         self.wrong: list[BaseException] = []
         self._lock = threading.Lock()
@@ -88,23 +107,36 @@ class Load:
         self.stopping.set()
         for thread in self._threads:
             thread.join(60)
+        if self.stale:
+            raise AssertionError(f"{self.wrong[0]}\n{self.history.of(self.stale)}") from self.wrong[0]
         if self.wrong:
             raise self.wrong[0]
 
     # Caching
 
+    def call(self, client: SlotClient, row: str, command: str, *words: Word) -> object:
+        self.history.note(row, command, *words)
+        reply = client.call(row, command, row, *words)
+        self.history.note(row, command, *words, "said", reply, "by", *client.way)
+        return reply
+
+    def check(self, row: str, value: bytes | None, sure: int) -> None:
+        """The value was read after the invalidation of every one before `sure` was answered."""
+        if value is not None and int(value) < sure:
+            self.stale = row
+            raise AssertionError(f"{row}: read {value}, {sure} was invalidated before")
+
     def read(self, client: SlotClient, draw: random.Random) -> None:
         row = draw.choice(ROWS)
         sure = self.origin.sure[row]
         if draw.random() < 0.4:
-            value = client.call(row, "CACHE.GET", row)
-            assert value is None or int(value) >= sure, f"{row}: read {value}, {sure} was invalidated before"
+            value = self.call(client, row, "CACHE.GET")
+            self.check(row, value, sure)
             self.done["hits" if value else "misses"] += 1
             return
         wait = ("WAIT", 200) if draw.random() < 0.5 else ()
-        status, value, token = client.call(row, "CACHE.FETCH", row, *wait)
-        if value is not None:
-            assert int(value) >= sure, f"{row}: fetched {value} ({status}), {sure} was invalidated before"
+        status, value, token = self.call(client, row, "CACHE.FETCH", *wait)
+        self.check(row, value, sure)
         self.done[status.decode()] += 1
         if token is None:
             return
@@ -112,9 +144,9 @@ class Load:
         if draw.random() < 0.3:
             time.sleep(draw.random() * 0.02)
         if draw.random() < 0.1:
-            filled = client.call(row, "CACHE.FILLNIL", row, token, "EX", 600, "TAGS", 1, tag_of(row))
+            filled = self.call(client, row, "CACHE.FILLNIL", token, "EX", 600, "TAGS", 1, tag_of(row))
         else:
-            filled = client.call(row, "CACHE.FILL", row, token, loaded, "EX", 600, "TAGS", 1, tag_of(row))
+            filled = self.call(client, row, "CACHE.FILL", token, loaded, "EX", 600, "TAGS", 1, tag_of(row))
         assert filled in (0, 1), filled
         self.done["filled" if filled else "refused"] += 1
 
@@ -122,11 +154,14 @@ class Load:
         if draw.random() < 0.5:
             tag = draw.choice(TAGS)
             written = self.origin.write([row for row in ROWS if tag_of(row) == tag])
+            self.history.note(tag, "written", written)
             assert all(isinstance(reply, int) for reply in client.everywhere("CACHE.INVALIDATETAG", tag))
+            self.history.note(tag, "invalidated")
         else:
             row = draw.choice(ROWS)
             written = self.origin.write([row])
-            assert isinstance(client.call(row, "CACHE.INVALIDATE", row), int)
+            self.history.note(row, "written", written)
+            assert isinstance(self.call(client, row, "CACHE.INVALIDATE"), int)
         self.origin.invalidated(written)
         self.done["invalidations"] += 1
         time.sleep(draw.random() * 0.01)
@@ -218,12 +253,17 @@ def step_by_step(load: Load, homes: dict[str, int]) -> Callable[[SlotClient, ran
         part = draw.choice(PARTS)
         target = draw.choice([number for number in range(len(nodes)) if number != homes[part]])
         with Move(load.cluster, nodes[homes[part]], nodes[target], f"{{{part}}}") as step:
+            note = partial(load.history.note, f"{{{part}}}")
+            note("begins", nodes[homes[part]].port, "to", nodes[target].port)
             step.begin()
             while keys := step.admin.call("CLUSTER", "GETKEYSINSLOT", step.slot, draw.randint(1, 5)):
+                note("takes", *keys)
                 assert step.keys(*keys) in ("OK", "NOKEY")
                 if draw.random() < 0.3:
                     time.sleep(draw.random() * 0.01)
+            note("ends")
             step.end()
+            note("has ended")
         homes[part] = target
         load.done["moves"] += 1
 
@@ -240,6 +280,8 @@ def at_once(load: Load, homes: dict[str, int]) -> Callable[[SlotClient, random.R
         target = draw.choice([number for number in range(len(nodes)) if number != source])
         neighbours = [other for other in PARTS if other != part and homes[other] == source]
         parts = [part, *draw.sample(neighbours, min(draw.randint(0, 2), len(neighbours)))]
+        for part in parts:
+            load.history.note(f"{{{part}}}", "goes", nodes[source].port, "to", nodes[target].port)
         atomically(load.cluster, nodes[source], nodes[target], *(f"{{{part}}}" for part in parts))
         for part in parts:
             homes[part] = target
