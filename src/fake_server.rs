@@ -53,6 +53,8 @@ pub struct FakeServer {
     pub never_blocks: bool,
     /// Keys that have moved to another node of the cluster.
     pub moved: Vec<Vec<u8>>,
+    /// The slots of all keys come from a node of this epoch.
+    pub visiting: Option<u64>,
     /// The connection of the commands that follow; `None` is a script.
     pub connection: Option<u64>,
     /// Who waits, and what each is told when the wait runs out.
@@ -253,8 +255,8 @@ impl Server for FakeServer {
         Error::Moved(crate::slot::slot(key), "other:6379".into())
     }
 
-    fn notice_slot(&mut self, _key: &[u8]) -> bool {
-        false
+    fn notice_slot(&mut self, _key: &[u8]) -> Option<u64> {
+        self.visiting
     }
 
     fn block(&mut self, _timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {

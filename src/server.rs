@@ -76,8 +76,9 @@ pub trait Server {
     fn redirection(&mut self, key: &[u8]) -> Error;
 
     /// Looks whether slots of the cluster may have been away since the last look. What was remembered of loads and negative
-    /// answers is forgotten then. Whether the slot of this key is still coming from another node.
-    fn notice_slot(&mut self, key: &[u8]) -> bool;
+    /// answers is forgotten then. If the slot of this key is still coming from another node: that one's epoch, which is greater
+    /// whenever the slot comes anew.
+    fn notice_slot(&mut self, key: &[u8]) -> Option<u64>;
 
     /// Holds the client of the running command, which must reply [`Reply::Later`] then. It is answered by [`Server::answer`],
     /// or with `otherwise` after `timeout_ms` milliseconds (0: never). `None`: it cannot be held (it runs a transaction or a

@@ -138,6 +138,25 @@ def test_an_invalidation_between_leaving_and_arriving_is_not_lost(sides):
 # Loads
 
 
+def test_a_load_for_a_slot_that_comes_ends_with_its_coming(sides):
+    """Also where the epoch of the node does not grow, since it is the greatest, and the slot is on its way there again."""
+    cluster, source, target, key = sides
+    with Move(cluster, source, target, key) as step:
+        step.other.call("CLUSTER", "BUMPEPOCH")
+        step.begin()
+        late = asking(step.other, "CACHE.FETCH", key)[2]
+        step.end()
+    move(cluster, target, source, key)
+    with Move(cluster, source, target, key) as step:
+        # The other node does not hear of it.
+        step.admin.call("CACHE.INVALIDATE", key)
+        step.begin()
+        status, _, token = asking(step.other, "CACHE.FETCH", key)
+        assert status == b"MISS", "nobody waits for the old load"
+        assert asking(step.other, "CACHE.FILL", key, late, "old", "EX", 60) == 0
+        assert asking(step.other, "CACHE.FILL", key, token, "new", "EX", 60) == 1
+
+
 def test_a_fill_whose_slot_moved_is_refused(sides):
     cluster, source, target, key = sides
     with Callers(source) as here, Callers(target) as there:

@@ -56,8 +56,8 @@ pub(super) struct Load {
     pub retirement: u64,
     /// The key has a value, which the load is to replace.
     pub refresh: bool,
-    /// It was given out for a key whose slot was still coming from another node.
-    pub visiting: bool,
+    /// It was given out for a key whose slot was still coming from another node, which had this epoch.
+    pub visiting: Option<u64>,
     /// When it was revoked, if it was: its value may still answer those who waited before.
     pub revoked: Option<u64>,
     /// `None`: a caller was elected.

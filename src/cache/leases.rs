@@ -90,7 +90,7 @@ pub(super) struct Terms {
     pub lease_ms: i64,
     pub refresh: bool,
     pub retirement: u64,
-    pub visiting: bool,
+    pub visiting: Option<u64>,
     pub order: Option<Order>,
     pub mark: Option<Mark>,
 }
@@ -215,7 +215,8 @@ impl Leases {
     }
 
     /// As [`Leases::revoke`], unless the lease was given out while the slot was coming as it is now (`visiting`), or was here as it is now.
-    pub fn revoke_unless(&mut self, db: usize, key: &[u8], visiting: bool) {
+    /// A slot that comes from a node of another epoch may have been here and gone meanwhile.
+    pub fn revoke_unless(&mut self, db: usize, key: &[u8], visiting: Option<u64>) {
         self.revoke_if(db, key, |load| load.visiting != visiting);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The rest is memory of loads and of negative answers, which stays behind. While a slot is away its keys are changed without
 //! this node hearing of it. It ends when the slot is seen to have left, and at the latest when this node has a new epoch in the
-//! cluster: without that no slot that was away can have come back.
+//! cluster: without that no slot that was away can have come back. A load for a slot that is still coming may not have been given out
+//! for this coming, but for an earlier one: that is told by the epoch of the node that has the slot, which is greater each time.
 
 use super::leases::Place;
 use super::single_flight;
@@ -303,6 +304,19 @@ mod tests {
         server.state.cache.in_epoch(1);
         server.state.cache.in_epoch(2);
         assert_eq!(server.call::<Fill>(&fill), Ok(Reply::Int(0)));
+    }
+
+    #[test]
+    fn a_load_for_a_slot_that_comes_ends_when_the_slot_is_here_or_comes_anew() {
+        for (meanwhile, stored) in [(Some(4), 1), (Some(6), 0), (None, 0)] {
+            let mut server = FakeServer::new();
+            server.visiting = Some(4);
+            let Ok(Reply::Array(parts)) = server.call::<Fetch>("CACHE.FETCH k") else { panic!("no array") };
+            let Some(Reply::OwnedBytes(token)) = parts.get(2) else { panic!("no token") };
+            let fill = format!("CACHE.FILL k {} v", String::from_utf8_lossy(token));
+            server.visiting = meanwhile;
+            assert_eq!(server.call::<Fill>(&fill), Ok(Reply::Int(stored)), "{meanwhile:?}");
+        }
     }
 
     /// Keys of two databases, each with a load and somebody who waits for it.

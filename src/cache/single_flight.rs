@@ -148,7 +148,7 @@ pub(super) fn is_negative<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
     }
     let visiting = server.notice_slot(key.bytes);
     let cache = &server.state().cache;
-    !visiting && cache.is_negative(db, key.bytes, now) && !cache.intents.holds(db, key.bytes)
+    visiting.is_none() && cache.is_negative(db, key.bytes, now) && !cache.intents.holds(db, key.bytes)
 }
 
 fn hard_expiry<S: Server>(server: &mut S, key: Arg<'_>) -> Expiry {

@@ -141,7 +141,7 @@ fn end_what_ran_out<S: Server>(server: &mut S, key: Arg<'_>) -> bool {
 /// Takes the intent of this token out, if the key has it.
 fn take<S: Server>(server: &mut S, key: Arg<'_>, token: Arg<'_>) -> Option<(Fate, Began)> {
     let db = server.db();
-    if server.notice_slot(key.bytes) {
+    if server.notice_slot(key.bytes).is_some() {
         // Whatever was begun here while the slot was here before.
         server.state().cache.intents.spoil(db, key.bytes, None);
     }

@@ -216,12 +216,13 @@ impl Server for Running<'_> {
         slots::redirection(self.ctx, key)
     }
 
-    fn notice_slot(&mut self, key: &[u8]) -> bool {
-        host().cluster && {
-            // What was found stays good: the look changes no key.
-            self.open = None;
-            slots::notice(self.ctx, key)
+    fn notice_slot(&mut self, key: &[u8]) -> Option<u64> {
+        if !host().cluster {
+            return None;
         }
+        // What was found stays good: the look changes no key.
+        self.open = None;
+        slots::notice(self.ctx, key)
     }
 
     fn block(&mut self, timeout_ms: i64, otherwise: Reply<'static>) -> Option<Waiter> {

@@ -82,18 +82,18 @@ pub(super) fn redirection(ctx: Ctx, key: &[u8]) -> Error {
     redirection.unwrap_or(Error::SlotMoves)
 }
 
-/// Looks whether slots may have been away. Whether the slot of this key is still coming from another node.
+/// Looks whether slots may have been away. If the slot of this key is still coming from another node: the epoch of the one that has it.
 ///
 /// A look that is a millisecond old will do where the slot was here: it cannot have gone and come back since, which takes four commands
 /// that each wait for the disk. Where it was not, it may have come just now.
-pub(super) fn notice(ctx: Ctx, key: &[u8]) -> bool {
+pub(super) fn notice(ctx: Ctx, key: &[u8]) -> Option<u64> {
     let slot = slot(key);
     if !topology(ctx).is_mine(slot) {
         host().slots.looked_at = None;
     }
     let topology = topology(ctx);
     state().cache.in_epoch(topology.epoch());
-    !topology.is_mine(slot)
+    (!topology.is_mine(slot)).then(|| topology.owner(slot).map_or(0, |owner| owner.epoch))
 }
 
 /// A value has come to this key by RESTORE. With its slot, if the slot is not served here yet: nobody else may restore there.
