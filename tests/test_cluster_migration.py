@@ -135,6 +135,80 @@ def test_an_invalidation_between_leaving_and_arriving_is_not_lost(sides):
         assert [step.other.call("EXISTS", name) for name in names] == [0] * len(names)
 
 
+def test_an_invalidation_after_a_migrate_that_failed_half_way_is_not_lost(sides):
+    """The value is at both nodes when its tag is invalidated, and the source has not looked at its slots since they begin to move."""
+    cluster, source, target, key = sides
+    with Move(cluster, source, target, key) as step:
+        step.admin.call("CACHE.SET", key, "v", "EX", 600, "TAGS", 1, "t")
+        assert step.other.call("CLUSTER", "SETSLOT", step.slot, "IMPORTING", cluster.id(source)) == "OK"
+        a_while = "local t = redis.call('TIME')[2] while math.abs(redis.call('TIME')[2] - t) < 50000 do end"
+        replies = step.admin.pipeline(
+            [
+                ("CLUSTER", "SETSLOT", step.slot, "MIGRATING", cluster.id(target)),
+                ("EVAL", a_while, 0),
+                ("MIGRATE", "127.0.0.1", target.port, "", 0, 30_000, "COPY", "KEYS", key),
+                ("CACHE.INVALIDATETAG", "t"),
+            ]
+        )
+        assert replies == ["OK", None, "OK", 1]
+        assert step.other.call("CACHE.INVALIDATETAG", "t") == 0
+        doubts_settle(target)
+        assert asking(step.other, "CACHE.GET", key) is None
+
+
+def test_a_value_that_goes_on_while_it_is_in_doubt_is_not_seen(sides):
+    """The node in the middle has looked at its slots just before this one became its own, and left again."""
+    cluster, source, target, key = sides
+    third = cluster.primaries[2]
+    other = cluster.keys(1)[0]
+    with Move(cluster, source, target, key) as step, RawClient(third) as last:
+        step.admin.call("CACHE.SET", key, "v", "EX", 600, "TAGS", 1, "t")
+        payload = step.admin.call("DUMP", key)
+        step.begin()
+        assert last.call("CLUSTER", "SETSLOT", step.slot, "IMPORTING", cluster.id(target)) == "OK"
+        cluster.pause(source)
+        try:
+            assert asking(step.other, "RESTORE", key, 0, payload) == "OK"
+            replies = step.other.pipeline(
+                [
+                    ("CACHE.FETCH", other),
+                    ("CLUSTER", "SETSLOT", step.slot, "NODE", cluster.id(target)),
+                    ("CLUSTER", "SETSLOT", step.slot, "MIGRATING", cluster.id(third)),
+                    ("MIGRATE", "127.0.0.1", third.port, "", 0, 30_000, "KEYS", key),
+                ]
+            )
+            assert replies[1:] == ["OK"] * 3
+            doubts_settle(third)
+            assert asking(last, "CACHE.GET", key) is None
+            assert asking(last, "EXISTS", key) == 0
+        finally:
+            cluster.resume(source)
+
+
+def test_a_value_that_comes_back_at_once_is_in_doubt(sides):
+    """The node has looked at its slots just before this one left it."""
+    cluster, source, target, key = sides
+    other = cluster.keys(0, 2)[1]
+    with Move(cluster, source, target, key) as step:
+        step.admin.call("CACHE.SET", other, "v")
+        payload = step.admin.call("DUMP", other)
+        step.begin()
+        # A slot without keys is given away at once.
+        replies = step.admin.pipeline(
+            [
+                ("CACHE.FETCH", f"{{{other}}}missing"),
+                ("CLUSTER", "SETSLOT", step.slot, "NODE", cluster.id(target)),
+                ("CLUSTER", "SETSLOT", step.slot, "IMPORTING", cluster.id(target)),
+                ("ASKING",),
+                ("RESTORE", key, 0, payload),
+                ("ASKING",),
+                ("CACHE.GET", key),
+            ]
+        )
+        assert replies[1:] == ["OK"] * 5 + [None]
+        assert step.other.call("CLUSTER", "SETSLOT", step.slot, "NODE", cluster.id(target)) == "OK"
+
+
 # Loads
 
 

@@ -12,6 +12,11 @@ impl Nodes {
         self.shard().is_some_and(|shard| shard.slots.contains(slot))
     }
 
+    /// Is the slot served here, and is nothing under way that would end that?
+    pub fn rests_here(&self, slot: u16) -> bool {
+        self.is_mine(slot) && self.migrating_to(slot).is_none()
+    }
+
     fn shard(&self) -> Option<&Node> {
         let me = self.myself()?;
         match me.follows {
@@ -75,6 +80,7 @@ mod tests {
         let nodes = Nodes::parse(text.as_bytes()).unwrap();
         let mine = [0, 99, 100, 101, 102, 16383].map(|slot| nodes.is_mine(slot));
         assert_eq!(mine, [true, true, false, true, false, false]);
+        assert!(nodes.rests_here(8) && !nodes.rests_here(7) && !nodes.rests_here(100));
         assert_eq!(nodes.owner(100).map(|node| node.id), Some(id(B)));
         assert_eq!((nodes.migrating_to(7), nodes.migrating_to(8)), (Some(id(B)), None));
         assert_eq!((nodes.importing_from(200), nodes.importing_from(7)), (Some(id(B)), None));

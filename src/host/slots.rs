@@ -29,6 +29,8 @@ const ASK_MS: i64 = 20;
 const LOOK: Duration = Duration::from_secs(1);
 /// How old what is known of the cluster may be where it must be right.
 const FRESH: Duration = Duration::from_millis(1);
+/// How old it may be where a failed MIGRATE has to be noticed.
+const LATELY: Duration = Duration::from_millis(20);
 /// How many keys of lost slots are looked at between two looks at the clock.
 const LOST_BATCH: usize = 64;
 /// How many leases are looked at between two looks at the clock. Of each whose key has gone the server is asked.
@@ -59,7 +61,11 @@ pub(super) fn begin(ctx: Ctx) {
 
 /// What this node knows of the cluster, not older than a millisecond.
 fn topology(ctx: Ctx) -> Rc<Nodes> {
-    if host().slots.looked_at.is_none_or(|at| at.elapsed() >= FRESH) {
+    topology_of(ctx, FRESH)
+}
+
+fn topology_of(ctx: Ctx, age: Duration) -> Rc<Nodes> {
+    if host().slots.looked_at.is_none_or(|at| at.elapsed() >= age) {
         let text = server_info::cluster(ctx, c"NODES").unwrap_or_default();
         let nodes = Rc::new(Nodes::parse(&text).unwrap_or_default());
         let slots = &mut host().slots;
@@ -84,11 +90,11 @@ pub(super) fn redirection(ctx: Ctx, key: &[u8]) -> Error {
 
 /// Looks whether slots may have been away. If the slot of this key is still coming from another node: the epoch of the one that has it.
 ///
-/// A look that is a millisecond old will do where the slot was here: it cannot have gone and come back since, which takes four commands
-/// that each wait for the disk. Where it was not, it may have come just now.
+/// A look that is a millisecond old will do where the slot was at rest here: it cannot have gone and come back since, which takes seven
+/// commands on two nodes, one after the other. Where it was not, it may have come just now.
 pub(super) fn notice(ctx: Ctx, key: &[u8]) -> Option<u64> {
     let slot = slot(key);
-    if !topology(ctx).is_mine(slot) {
+    if !topology(ctx).rests_here(slot) {
         host().slots.looked_at = None;
     }
     let topology = topology(ctx);
@@ -100,11 +106,11 @@ pub(super) fn notice(ctx: Ctx, key: &[u8]) -> Option<u64> {
 pub(super) fn restored(ctx: Ctx, key: &[u8]) {
     let slot = slot(key);
     // A look that is a millisecond old will do: see `notice`. A command on the key would not: after ASKING some servers take it.
-    if !host().cluster || Running::new(ctx, &[], false).replayed() || topology(ctx).is_mine(slot) {
+    if !host().cluster || Running::new(ctx, &[], false).replayed() || topology(ctx).rests_here(slot) {
         return;
     }
     if topology(ctx).importing_from(slot).is_none() {
-        // It may have begun to come since the last look.
+        // It may have gone, or begun to come, since the last look.
         host().slots.looked_at = None;
     }
     if let Some(source) = topology(ctx).importing_from(slot) {
@@ -145,18 +151,20 @@ pub(super) fn departs(ctx: Ctx, event: KeyEvent, db: usize, key: &[u8], replayed
     if !state().cache.is_known(db, key, moment) {
         return;
     }
+    let (reclaiming, exporting) = (state().cache.is_reclaiming(), atomic_migration::is_exporting());
+    if let Some(source) = state().cache.came_from(db, key) {
+        if !reclaiming {
+            // The slot may have come and be leaving since the last look.
+            host().slots.looked_at = None;
+        }
+        // A migration was given up, and the node that the value came from has it as before.
+        if topology(ctx).owner(slot(key)).is_some_and(|owner| owner.id == source) {
+            return;
+        }
+    }
     // What is invalidated here was not sent, unless a MIGRATE failed half way: to ask the server for each key of a giant tag would
     // cost half as much again.
-    // A migration was given up, and the node that the value came from has it as before.
-    if state()
-        .cache
-        .came_from(db, key)
-        .is_some_and(|source| topology(ctx).owner(slot(key)).is_some_and(|owner| owner.id == source))
-    {
-        return;
-    }
-    let exporting = atomic_migration::is_exporting();
-    if state().cache.is_reclaiming() && !exporting && !host().slots.topology.is_migrating() {
+    if reclaiming && !exporting && !topology_of(ctx, LATELY).is_migrating() {
         return;
     }
     if exporting || !Running::new(ctx, &[], false).serves(Arg::named(key)) {
