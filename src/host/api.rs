@@ -3,9 +3,19 @@
 
 use redis_module::raw;
 
-/// Calls a function of the module API that [`missing`] has checked for. To be used in an `unsafe` block: the server fills the
-/// pointers in before it calls anything else of ours and never changes them; why the arguments are good is the caller's to say.
+/// Calls a function of the module API that the load has found to be there: one that is not [`Required`] does not compile. To be used
+/// in an `unsafe` block: the server fills the pointers in before it calls anything else of ours and never changes them; why the
+/// arguments are good is the caller's to say.
 macro_rules! call {
+    ($name:ident $(, $arg:expr)* $(,)?) => {{
+        let _ = $crate::host::api::Required::$name;
+        (redis_module::raw::$name.unwrap_unchecked())($($arg),*)
+    }};
+}
+pub(super) use call;
+
+/// The same for a function that only newer servers have.
+macro_rules! call_newer {
     ($name:ident $(, $arg:expr)* $(,)?) => {
         match redis_module::raw::$name {
             Some(function) => function($($arg),*),
@@ -13,7 +23,7 @@ macro_rules! call {
         }
     };
 }
-pub(super) use call;
+pub(super) use call_newer;
 
 /// Is this function of the API there? For what only newer servers have.
 macro_rules! has {
@@ -28,7 +38,7 @@ macro_rules! has {
 }
 pub(super) use has;
 
-/// Cannot happen after [`missing`] found nothing; a panic is caught by the shell round every callback.
+/// Cannot happen where [`has!`] was asked first; a panic is caught by the shell round every callback.
 #[cold]
 #[allow(clippy::panic, reason = "caught by the shell; the alternative is undefined behaviour")]
 pub(super) fn absent(name: &str) -> ! {
@@ -37,6 +47,12 @@ pub(super) fn absent(name: &str) -> ! {
 
 macro_rules! required {
     ($($name:ident),* $(,)?) => {
+        /// What this module cannot do without.
+        #[allow(non_camel_case_types, dead_code, reason = "names of the API, for `call!` to look at when this is compiled")]
+        pub(super) enum Required {
+            $($name),*
+        }
+
         /// The names of functions that this module cannot do without and this server does not have.
         pub(super) fn missing() -> Vec<&'static str> {
             let mut names = Vec::new();
@@ -52,7 +68,7 @@ required! {
     RedisModule_Alloc, RedisModule_Calloc, RedisModule_Realloc, RedisModule_Free,
     RedisModule_AvoidReplicaTraffic, RedisModule_BlockClient, RedisModule_Call, RedisModule_CallReplyArrayElement,
     RedisModule_CallReplyInteger, RedisModule_CallReplyStringPtr, RedisModule_CallReplyType, RedisModule_FreeCallReply, RedisModule_CloseKey, RedisModule_CreateCommand, RedisModule_CreateDataType,
-    RedisModule_CreateString, RedisModule_CreateSubcommand, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DeleteKey, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
+    RedisModule_CreateString, RedisModule_CreateSubcommand, RedisModule_CreateStringFromLongLong, RedisModule_CreateTimer, RedisModule_DefragAlloc, RedisModule_DeleteKey, RedisModule_DigestAddStringBuffer, RedisModule_DigestEndSequence,
     RedisModule_EmitAOF, RedisModule_FreeString, RedisModule_GetAbsExpire, RedisModule_GetBlockedClientHandle,
     RedisModule_GetBlockedClientPrivateData, RedisModule_GetClientId, RedisModule_GetCommand, RedisModule_GetCommandKeys, RedisModule_GetContextFlags,
     RedisModule_GetCurrentUserName, RedisModule_GetNotifyKeyspaceEvents, RedisModule_GetDbIdFromOptCtx, RedisModule_GetKeyNameFromOptCtx,

@@ -95,15 +95,16 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     if writes && host().loading {
         state().cache.settle();
     }
-    let mut running = Running::new(ctx, argv, writes);
-    let mut args = Args::new(words, C::SPEC.name);
-    let outcome = stays_in_slot::<C>(words).and_then(|()| C::run(C::parse(&mut args)?, &mut running));
-    match outcome {
-        Ok(Reply::Relayed) => running.relay(),
-        Ok(reply) => write(ctx, reply),
-        Err(error) => write_error(ctx, &error),
+    {
+        // In a block of its own, which closes the key at its end: `drop` would copy all of it first.
+        let mut running = Running::new(ctx, argv, writes);
+        let mut args = Args::new(words, C::SPEC.name);
+        match stays_in_slot::<C>(words).and_then(|()| C::run(C::parse(&mut args)?, &mut running)) {
+            Ok(Reply::Relayed) => running.relay(),
+            Ok(reply) => write(ctx, reply),
+            Err(error) => write_error(ctx, &error),
+        }
     }
-    drop(running);
     if writes && atomic_migration::is_importing() {
         written::<C>(ctx, words);
     }

@@ -5,7 +5,7 @@ use std::ptr::null;
 
 use redis_module::raw;
 
-use super::api::{Ctx, call, has, ok};
+use super::api::{Ctx, call, call_newer, has, ok};
 use super::atomic_migration;
 use crate::spec::{Access, ArgSpec, CommandSpec, Container, Keys, Kind};
 
@@ -228,5 +228,5 @@ unsafe fn categorize(command: *mut raw::RedisModuleCommand, spec: &CommandSpec, 
     let categories = own.into_iter().chain(spec.categories()).collect::<Vec<_>>().join(" ");
     let categories = arena.string(&categories);
     // SAFETY: a command of ours and a NUL-terminated string that lives through the call.
-    unsafe { ok(call!(RedisModule_SetCommandACLCategories, command, categories)) }
+    unsafe { ok(call_newer!(RedisModule_SetCommandACLCategories, command, categories)) }
 }

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use rand::RngExt;
 use redis_module::raw;
 
-use super::api::{Ctx, Str, call, has, ok};
+use super::api::{Ctx, Str, call, call_newer, has, ok};
 use super::keyspace::Running;
 use super::main_thread::{host, now, read_role, state};
 use super::shell::guarded;
@@ -76,7 +76,7 @@ pub(super) fn watch_writes(ctx: Ctx) {
     } else if !wanted && host().write_events && has!(RedisModule_UnsubscribeFromKeyspaceEvents) {
         // SAFETY: as above; the function is there.
         host().write_events =
-            !ok(unsafe { call!(RedisModule_UnsubscribeFromKeyspaceEvents, ctx, WRITES, Some(on_write_event)) });
+            !ok(unsafe { call_newer!(RedisModule_UnsubscribeFromKeyspaceEvents, ctx, WRITES, Some(on_write_event)) });
     }
 }
 

@@ -140,7 +140,7 @@ impl<'a> Running<'a> {
     }
 
     /// Opens a key, or gives the one that is open already. Opened for reading it is null if there is no such key.
-    #[inline]
+    #[inline(always)]
     fn open(&mut self, key: Arg<'_>, mode: c_int) -> &mut OpenKey {
         let again = self.open.as_ref().is_some_and(|open| open.mode == mode && open.is_of(key));
         if !again {
@@ -353,8 +353,9 @@ impl Server for Running<'_> {
         if pointer.is_null() {
             return Err(Error::WrongType);
         }
+        let value = StringValue(self.found.len());
         self.found.push((pointer.cast_const().cast(), len));
-        Ok(Some(StringValue(self.found.len().saturating_sub(1))))
+        Ok(Some(value))
     }
 
     fn bytes(&self, value: StringValue) -> &[u8] {
@@ -366,10 +367,11 @@ impl Server for Running<'_> {
     }
 
     fn hold(&mut self, bytes: Vec<u8>) -> StringValue {
+        let value = StringValue(self.found.len());
         self.found.push((bytes.as_ptr(), bytes.len()));
         // Its heap stays where it is, and as it is, until the end of the command.
         self.held.push(bytes);
-        StringValue(self.found.len().saturating_sub(1))
+        value
     }
 
     fn set_string(&mut self, key: Arg<'_>, value: Arg<'_>, expiry: Option<UnixMs>) {
@@ -408,12 +410,11 @@ impl Server for Running<'_> {
     fn native<T: NativeValue>(&mut self, key: Arg<'_>) -> Result<Option<&mut T>, Error> {
         let mode = self.mode;
         let open = self.open(key, mode);
-        match open.kind() {
-            EMPTY => Ok(None),
-            // SAFETY: the key holds a value of the type that `value_of` checks; it lives as long as the key is
-            // untouched, and the borrow of `self` keeps it so.
-            MODULE => unsafe { native_type::value_of::<T>(open.key).map(Some).ok_or(Error::WrongType) },
-            _ => Err(Error::WrongType),
+        // SAFETY: the key is open; the value lives as long as it is untouched, and the borrow of `self` keeps it so.
+        match unsafe { native_type::value_of::<T>(open.key) } {
+            Some(value) => Ok(Some(value)),
+            None if open.kind() == EMPTY => Ok(None),
+            None => Err(Error::WrongType),
         }
     }
 
@@ -431,6 +432,7 @@ impl Server for Running<'_> {
         self.signal(name);
     }
 
+    #[inline(always)]
     fn changed(&mut self, key: Arg<'_>) {
         let mode = self.mode;
         let name = self.open(key, mode).name();
@@ -445,6 +447,7 @@ impl Server for Running<'_> {
         }
     }
 
+    #[inline(always)]
     fn set_expiry(&mut self, key: Arg<'_>, expiry: Option<UnixMs>) {
         let open = self.open(key, WRITE);
         let at = expiry.map_or(i64::from(raw::REDISMODULE_NO_EXPIRE), |at| at.0);

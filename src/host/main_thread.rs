@@ -1,7 +1,7 @@
 //! The module's memory, owned by the server's main thread.
 
 use std::cell::UnsafeCell;
-use std::sync::LazyLock;
+use std::mem::MaybeUninit;
 use std::time::Instant;
 
 use super::api::{Ctx, call};
@@ -106,31 +106,42 @@ pub(super) struct HostState {
     set_back: Option<(Instant, i64)>,
 }
 
+/// Made by [`begin`]. Not lazily, at the first use: whether it is there would be asked ten times in each command.
 struct Shared {
-    state: UnsafeCell<State>,
-    host: UnsafeCell<HostState>,
+    state: UnsafeCell<MaybeUninit<State>>,
+    host: UnsafeCell<MaybeUninit<HostState>>,
 }
 
 // SAFETY: every callback that reaches for it runs on the main thread (or in a forked child, which has a copy). The one
 // callback that runs elsewhere, the `free` of a data type, does not.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; it is built on the main thread.
-unsafe impl Send for Shared {}
 
-static SHARED: LazyLock<Shared> =
-    LazyLock::new(|| Shared { state: UnsafeCell::new(State::default()), host: UnsafeCell::new(HostState::default()) });
+static SHARED: Shared =
+    Shared { state: UnsafeCell::new(MaybeUninit::uninit()), host: UnsafeCell::new(MaybeUninit::uninit()) };
+
+/// Makes the module's memory.
+///
+/// # Safety
+/// On the main thread, before anything else of this module runs.
+pub(super) unsafe fn begin() {
+    // SAFETY: nobody else has a reference yet, as the caller says.
+    unsafe {
+        (*SHARED.state.get()).write(State::default());
+        (*SHARED.host.get()).write(HostState::default());
+    }
+}
 
 /// The module's memory. The reference must be gone before anything is called that may call back into the module:
 /// [`crate::server::Server`] takes `&mut self` for that, and the callbacks here keep it for one statement.
 pub(super) fn state<'a>() -> &'a mut State {
-    // SAFETY: main thread only, and no two references live at once, as said above.
-    unsafe { &mut *SHARED.state.get() }
+    // SAFETY: made at the load; main thread only, and no two references live at once, as said above.
+    unsafe { (*SHARED.state.get()).assume_init_mut() }
 }
 
 /// The host's own memory, under the same rule.
 pub(super) fn host<'a>() -> &'a mut HostState {
     // SAFETY: as in `state`.
-    unsafe { &mut *SHARED.host.get() }
+    unsafe { (*SHARED.host.get()).assume_init_mut() }
 }
 
 /// The system's wall clock in microseconds. Not by SystemTime, which takes three times as long to tell it from 1970.

@@ -71,11 +71,13 @@ fn register<T: NativeValue>(ctx: Ctx) -> bool {
 /// The value of an open key, if it is a `T`.
 ///
 /// # Safety
-/// `key` is open and holds a module value; the reference ends before the value is changed, moved or freed.
+/// `key` is open, or null, which the server takes for an empty one; the reference ends before the value is changed, moved or freed.
 pub(super) unsafe fn value_of<'a, T: NativeValue>(key: *mut raw::RedisModuleKey) -> Option<&'a mut T> {
     // SAFETY: as above; a value of our type is a `Box<T>` that `put`, `rdb_load` or `copy2` made.
     unsafe {
-        if call!(RedisModule_ModuleTypeGetType, key) != handle::<T>() {
+        // Null for a key without a value of a module's type.
+        let of = call!(RedisModule_ModuleTypeGetType, key);
+        if of.is_null() || of != handle::<T>() {
             return None;
         }
         call!(RedisModule_ModuleTypeGetValue, key).cast::<T>().as_mut()

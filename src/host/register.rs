@@ -5,10 +5,10 @@ use std::ffi::{CStr, CString, c_int};
 use rand::RngExt;
 use redis_module::raw;
 
-use super::api::{Ctx, ERR, OK, Str, call, has, missing, ok};
+use super::api::{Ctx, ERR, OK, Str, call, call_newer, has, missing, ok};
 use super::command::entry;
 use super::log::{notice, warning};
-use super::main_thread::{host, read_role, state};
+use super::main_thread::{begin, host, read_role, state};
 use super::shell::guarded;
 use super::strings::bytes;
 use super::{
@@ -37,7 +37,14 @@ pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, argv: *mut Str, argc: c_in
     if !ok(unsafe { raw::Export_RedisModule_Init(ctx, NAME.as_ptr(), VERSION, raw::REDISMODULE_APIVER_1 as c_int) }) {
         return ERR;
     }
+    // SAFETY: on the main thread, and the first thing of ours.
+    unsafe { begin() };
     let loaded = guarded("the load", || {
+        // First of all: what is missing must not be called.
+        if let Some(first) = missing().first() {
+            warning(ctx, &format!("keyward: needs Redis 7.0 or Valkey 8.0 or later; this server has no {first}"));
+            return false;
+        }
         let argc = usize::try_from(argc).unwrap_or(0);
         let strings: &[Str] = if argc == 0 {
             &[]
@@ -53,11 +60,6 @@ pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, argv: *mut Str, argc: c_in
 }
 
 fn load(ctx: Ctx, arguments: &[&[u8]]) -> bool {
-    let missing = missing();
-    if let Some(first) = missing.first() {
-        warning(ctx, &format!("keyward: needs Redis 7.0 or Valkey 8.0 or later; this server has no {first}"));
-        return false;
-    }
     // SAFETY: the context of the load.
     unsafe { call!(RedisModule_SetModuleOptions, ctx, options(ctx) as c_int) };
     read_role(ctx);
@@ -100,7 +102,7 @@ fn add_categories(ctx: Ctx) {
     for category in [c"cache", c"lock", c"ratelimit", c"writebehind"] {
         // SAFETY: the context of the load and a static string.
         unsafe {
-            call!(RedisModule_AddACLCategory, ctx, category.as_ptr());
+            call_newer!(RedisModule_AddACLCategory, ctx, category.as_ptr());
         }
     }
 }
