@@ -1,5 +1,10 @@
 //! A cursor over argv. It knows words, integers and counted lists; it knows nothing of Redis.
 
+#![allow(
+    clippy::unnecessary_lazy_evaluations,
+    reason = "an error that is made for each argument has to be dropped as well"
+)]
+
 use crate::error::Error;
 
 /// One argument. `position` lets the host find the server's own string object again, so that keys, values and
@@ -23,7 +28,7 @@ impl<'a> Arg<'a> {
 
     /// The argument as Redis reads integers: decimal, no `+`, no spaces, no leading zeros.
     pub fn int(&self) -> Result<i64, Error> {
-        parse_int(self.bytes).ok_or(Error::NotAnInteger)
+        parse_int(self.bytes).ok_or_else(|| Error::NotAnInteger)
     }
 
     /// The same, from `low` to `high`; `what` it is, for the error.
@@ -76,12 +81,12 @@ impl<'a> Args<'a> {
 
     /// The next positional argument; its absence is a wrong number of arguments.
     pub fn required(&mut self) -> Result<Arg<'a>, Error> {
-        self.take().ok_or(Error::WrongArity(self.command))
+        self.take().ok_or_else(|| Error::WrongArity(self.command))
     }
 
     /// The argument of an option; its absence is a syntax error, as in SET.
     pub fn value(&mut self) -> Result<Arg<'a>, Error> {
-        self.take().ok_or(Error::Syntax)
+        self.take().ok_or_else(|| Error::Syntax)
     }
 
     /// The next `n` arguments of a counted list; fewer are a syntax error.

@@ -99,8 +99,14 @@ impl Limit {
         }
         let count = units("count", count, 1)?;
         let window = parse_window(unit, length, args.command())?;
-        let capacity = burst.map_or(Ok(count), |burst| units("BURST", burst, 1))?;
-        let reserve = reserve.map_or(Ok(0), |reserve| units("RESERVE", reserve, 0))?;
+        let capacity = match burst {
+            Some(burst) => units("BURST", burst, 1)?,
+            None => count,
+        };
+        let reserve = match reserve {
+            Some(reserve) => units("RESERVE", reserve, 0)?,
+            None => 0,
+        };
         let algorithm = match algorithm {
             Algorithm::Gcra { .. } => Algorithm::Gcra { rate: count },
             other => other,
@@ -185,7 +191,10 @@ fn parse_window(unit: Arg<'_>, length: Arg<'_>, command: &'static str) -> Result
     } else {
         return Err(Error::Syntax);
     };
-    length.int()?.checked_mul(ms_per_unit).and_then(Window::from_ms).ok_or(Error::InvalidExpire(command))
+    match length.int()?.checked_mul(ms_per_unit).and_then(Window::from_ms) {
+        Some(window) => Ok(window),
+        None => Err(Error::InvalidExpire(command)),
+    }
 }
 
 #[cfg(test)]
