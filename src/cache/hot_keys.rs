@@ -10,6 +10,8 @@
 //! little. Counts are halved as time goes on, so that what was hot yesterday is not hot today.
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
+use smallvec::SmallVec;
 
 use crate::clock::UnixMs;
 
@@ -58,7 +60,8 @@ pub(super) struct HotKeys {
 
 #[derive(Debug, Default)]
 struct Counters {
-    counts: HashMap<Box<[u8]>, u64>,
+    /// Keys come and go all the time. Those of usual length need no memory of their own.
+    counts: HashMap<SmallVec<[u8; 31]>, u64>,
     /// How much was taken off all counts.
     taken_off: u64,
 }
@@ -138,14 +141,17 @@ impl HotKeys {
 
 impl Counters {
     fn count(&mut self, key: &[u8], weight: u64) {
-        if let Some(count) = self.counts.get_mut(key) {
-            *count = count.saturating_add(weight);
-            return;
+        let is_full = self.counts.len() >= COUNTERS;
+        match self.counts.entry_ref(key) {
+            EntryRef::Occupied(mut count) => *count.get_mut() = count.get().saturating_add(weight),
+            EntryRef::Vacant(place) if !is_full => {
+                place.insert_with_key(SmallVec::from_slice(key), weight);
+            }
+            EntryRef::Vacant(_) => {
+                self.make_room();
+                self.counts.insert(SmallVec::from_slice(key), weight);
+            }
         }
-        if self.counts.len() >= COUNTERS {
-            self.make_room();
-        }
-        self.counts.insert(key.into(), weight);
     }
 
     fn make_room(&mut self) {

@@ -28,7 +28,7 @@ pub(super) enum Cached {
 /// the origin has, so it stands in for a value that is gone or stale; and while the key is deleted by it, or nobody knows the
 /// value, there is none. Unless the key is being written in the database besides: then no value is fresh, and none is known to be
 /// gone.
-#[inline]
+#[inline(always)]
 pub(super) fn look<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     if server.state().any_dirty() { look_at_queues(server, key) } else { look_cached(server, key) }
 }
@@ -57,7 +57,7 @@ fn look_at_queues<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Err
 }
 
 /// The same without regard to the queues.
-#[inline]
+#[inline(always)]
 pub(super) fn look_cached<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Cached, Error> {
     if server.state().cache.doubts_nothing() {
         return Ok(server.string(key)?.map_or(Cached::Missing, Cached::Fresh));

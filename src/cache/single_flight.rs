@@ -94,7 +94,7 @@ pub(super) struct Found {
 }
 
 /// Looks a key up. `WrongType` if it holds no string.
-#[inline]
+#[inline(always)]
 pub(super) fn find<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>) -> Result<Found, Error> {
     // First the expiry: to ask for it opens the key anew.
     let expires = if wish.beta > 0.0 { hard_expiry(server, key) } else { Expiry::Never };
@@ -104,19 +104,28 @@ pub(super) fn find<S: Server>(server: &mut S, key: Arg<'_>, wish: Wish<'_>) -> R
 /// Decides what one caller is told of the key that was found, and takes the lease if he is elected. Counts.
 #[inline]
 pub(super) fn decide<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish: Wish<'_>) -> Result<Outcome, Error> {
-    count_read(server, key);
-    match found.cached {
-        Cached::Fresh(value) if wish.beta <= 0.0 => {
-            server.state().cache.count(key.bytes, 1, |counters| &mut counters.hits);
-            Ok(Outcome::Hit(value))
-        }
-        _ => decide_otherwise(server, key, found, wish),
+    match hit(server, key, found, wish) {
+        Some(value) => Ok(Outcome::Hit(value)),
+        None => decide_otherwise(server, key, found, wish),
     }
 }
 
-/// Apart, so that the way of most reads is short.
+/// The value, where what was found can be nothing but a hit. The short way, which most reads go. Counts.
+#[inline(always)]
+pub(super) fn hit<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish: Wish<'_>) -> Option<StringValue> {
+    let Cached::Fresh(value) = found.cached else { return None };
+    if wish.beta > 0.0 {
+        return None;
+    }
+    count_read(server, key);
+    server.state().cache.count(key.bytes, 1, |counters| &mut counters.hits);
+    Some(value)
+}
+
+/// The long way.
 #[inline(never)]
 fn decide_otherwise<S: Server>(server: &mut S, key: Arg<'_>, found: Found, wish: Wish<'_>) -> Result<Outcome, Error> {
+    count_read(server, key);
     let Found { cached, expires } = found;
     let outcome = match cached {
         Cached::Fresh(value) if wish.beta > 0.0 && elected_early(server, key, expires, wish.beta) => {

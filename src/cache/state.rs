@@ -55,6 +55,9 @@ pub struct State {
     /// False only while nothing is left for the reclaimer: every read asks, and looking at each database would cost it more
     /// than all else here. Set by whatever may retire, cleared by the sweep.
     maybe_retired: bool,
+    /// False only while nothing is known of the age of any value, for the same reason. Set by whatever may record one, cleared by the
+    /// sweep.
+    maybe_aging: bool,
     /// The deletions that are reported now are of keys that were invalidated before.
     pub(super) reclaiming: bool,
     pub(super) ghost_walk: GhostWalk,
@@ -85,13 +88,15 @@ impl State {
         self.databases.values().any(|database| database.tags.may_have_retired()) || !self.doomed.is_empty()
     }
 
-    /// No value of any key is known to be stale, invalid or in doubt, now or later: the fast way for reads. O(databases).
+    fn finds_aging(&self) -> bool {
+        self.databases.values().any(|database| !database.freshness.is_empty())
+    }
+
+    /// No value of any key is known to be stale, invalid or in doubt, now or later: the fast way for reads.
     #[inline]
     pub fn doubts_nothing(&self) -> bool {
-        !self.maybe_retired
-            && self.intents.is_empty()
-            && self.doubts.is_empty()
-            && self.databases.values().all(|database| database.freshness.is_empty())
+        debug_assert!(self.maybe_aging || !self.finds_aging());
+        !self.maybe_retired && !self.maybe_aging && self.intents.is_empty() && self.doubts.is_empty()
     }
 
     /// Was the key invalidated, and not written since? Or is its value in doubt? For CACHE commands it is missing then.
@@ -124,6 +129,7 @@ impl State {
         key: &[u8],
         freshness: Freshness,
     ) -> Result<(), Error> {
+        self.maybe_aging = true;
         self.database(config, db).freshness.put(key, freshness).map(|_| ()).map_err(|Full| Error::IndexFull)
     }
 
@@ -199,6 +205,7 @@ impl State {
             }
             return Ok(());
         }
+        self.maybe_aging |= freshness.is_some();
         let database = self.database(config, db);
         database.forget_value(key);
         database.tags.set_tags(key, tags).map_err(index_error)?;
@@ -352,7 +359,7 @@ impl State {
                 Ok(())
             }
             KeyEvent::Loaded => {
-                self.maybe_retired = true;
+                (self.maybe_retired, self.maybe_aging) = (true, true);
                 if database.awaited.remove(key) {
                     database.floors.confirm(key);
                 }
@@ -386,6 +393,7 @@ impl State {
         if tags.is_none() && version.is_none() && freshness.is_none() {
             return;
         }
+        self.maybe_aging |= freshness.is_some();
         let database = self.database(config, to.0);
         let attached = tags.is_none_or(|tags| database.tags.attach(to.1, &tags).is_ok())
             && version.is_none_or(|version| database.floors.raise(to.1, version, now).is_ok())
@@ -477,7 +485,7 @@ impl State {
         self.leases.prune(budget);
         self.departed.sweep(now, budget);
         self.hot_keys.tick(now);
-        self.maybe_retired = self.finds_retired();
+        (self.maybe_retired, self.maybe_aging) = (self.finds_retired(), self.finds_aging());
     }
 
     fn keep_databases(&mut self, mut keep: impl FnMut(usize, &mut Database) -> bool) {

@@ -32,6 +32,7 @@ pub struct Options {
 }
 
 impl Options {
+    #[inline(always)]
     pub(super) fn parse(args: &mut Args<'_>, may_wait: bool) -> Result<Options, Error> {
         let (mut wait, mut lease, mut stale, mut beta) = (None, None, None, None);
         while let Some(word) = args.take() {
@@ -119,6 +120,7 @@ impl Command for Fetch {
     };
     type Request<'a> = Request<'a>;
 
+    #[inline(always)]
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         Ok(Request { key: args.required()?, options: Options::parse(args, true)? })
     }
@@ -129,6 +131,10 @@ impl Command for Fetch {
         let policy = governed::of_read(server, key);
         let wish = options.under(policy.as_deref(), wish);
         let found = single_flight::find(server, key, wish)?;
+        if let Some(value) = single_flight::hit(server, key, found, wish) {
+            governed::was_hit(server, key, policy.as_deref());
+            return Ok(Reply::Found("HIT", server.bytes(value)));
+        }
         let outcome = single_flight::decide(server, key, found, wish)?;
         if outcome.is_hit() {
             governed::was_hit(server, key, policy.as_deref());
