@@ -17,8 +17,8 @@ pub enum Reply<'a> {
     Int(i64),
     /// A double in RESP3, its text in RESP2.
     Double(f64),
-    /// A fixed-position array of integers; inline, since the limiter answers one on every call.
-    Ints(SmallVec<[i64; 8]>),
+    /// A fixed-position array of integers; inline, since the limiter answers seven on every call.
+    Ints(SmallVec<[i64; 7]>),
     Bytes(&'a [u8]),
     /// What FETCH answers to most: a status, a value, nil. An array of three, without the allocation of one.
     Found(&'static str, &'a [u8]),

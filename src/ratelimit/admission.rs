@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use super::answer::Answer;
-use super::decision::{self, Decision};
+use super::decision;
 use super::effects;
 use super::forecast::Forecast;
 use super::limit::{Limits, Question};
@@ -150,13 +150,12 @@ fn admit<S: Server>(
             decision
         }
     };
-    let Decision { answer, effect, .. } = decision;
-    if let Some(effect) = effect {
+    if let Some(effect) = &decision.effect {
         effect.replicate(key, server);
     }
     let allowed = &mut server.state().ratelimit.allowed;
-    *allowed = allowed.saturating_add(u64::from(answer.allowed));
-    Ok(answer)
+    *allowed = allowed.saturating_add(u64::from(decision.answer.allowed));
+    Ok(decision.answer)
 }
 
 /// What is foretold of those who wait. What was kept holds if the limiter is as it was then; who left since makes it

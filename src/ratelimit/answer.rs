@@ -1,6 +1,6 @@
 //! What CHECK, PEEK and REFUND answer.
 
-use smallvec::smallvec;
+use smallvec::SmallVec;
 
 use crate::clock::{UnixMs, UnixUs};
 use crate::ratelimit::limit::Limit;
@@ -29,7 +29,7 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 pub struct Standing<'a> {
     index: usize,
-    limit: Limit,
+    limit: &'a Limit,
     reading: Reading<'a>,
 }
 
@@ -40,36 +40,44 @@ pub struct Denial<'a> {
     pub retry_after_ms: Option<i64>,
 }
 
-fn standings<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> impl Iterator<Item = Standing<'a>> {
-    limits.iter().enumerate().map(move |(index, limit)| {
-        let reading = limiter.reading(limit.meter, now);
-        Standing { index, limit: *limit, reading }
-    })
+impl<'a> Standing<'a> {
+    #[inline(always)]
+    fn of(limiter: &'a Limiter, index: usize, limit: &'a Limit, now: UnixUs) -> Standing<'a> {
+        Standing { index, limit, reading: limiter.reading(limit.meter, now) }
+    }
+
+    fn denial(self, cost: i64) -> Option<Denial<'a>> {
+        if self.reading.admits(*self.limit, cost) {
+            return None;
+        }
+        let retry_after_ms = self.reading.retry_after_ms(*self.limit, cost);
+        Some(Denial { standing: self, retry_after_ms })
+    }
 }
 
 /// Of the limits that deny this cost the one that does so for the longest time; `None` if all of them admit it.
 pub fn denial<'a>(limiter: &'a Limiter, limits: &'a [Limit], cost: i64, now: UnixUs) -> Option<Denial<'a>> {
-    let (mut denial, mut longest) = (None, 0);
-    for standing in standings(limiter, limits, now) {
-        let Standing { limit, reading, .. } = &standing;
-        if reading.admits(*limit, cost) {
-            continue;
-        }
-        let retry_after_ms = reading.retry_after_ms(*limit, cost);
-        let wait = retry_after_ms.unwrap_or(i64::MAX);
-        if wait > longest {
-            longest = wait;
-            denial = Some(Denial { standing, retry_after_ms });
+    if let [limit] = limits {
+        return Standing::of(limiter, 0, limit, now).denial(cost);
+    }
+    let (mut longest, mut wait) = (None, 0);
+    for (index, limit) in limits.iter().enumerate() {
+        let Some(denial) = Standing::of(limiter, index, limit, now).denial(cost) else { continue };
+        let this = denial.retry_after_ms.unwrap_or(i64::MAX);
+        if this > wait {
+            wait = this;
+            longest = Some(denial);
         }
     }
-    denial
+    longest
 }
 
 /// Of several limits the one with the least left.
-pub fn scarcest<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> Option<Standing<'a>> {
+fn scarcest<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> Option<Standing<'a>> {
     let (mut scarcest, mut least) = (None, i64::MAX);
-    for standing in standings(limiter, limits, now) {
-        let left = standing.reading.left(standing.limit).max(0);
+    for (index, limit) in limits.iter().enumerate() {
+        let standing = Standing::of(limiter, index, limit, now);
+        let left = standing.reading.left(*limit).max(0);
         if left < least {
             least = left;
             scarcest = Some(standing);
@@ -80,13 +88,21 @@ pub fn scarcest<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> O
 
 impl Answer {
     /// Of no limit at all, which no call can ask for.
-    pub const NONE: Answer =
+    const NONE: Answer =
         Answer { allowed: false, limit: 0, remaining: 0, retry_after_ms: -1, next_ms: 0, reset_ms: 0, index: 0 };
+
+    /// Admitted: how the limit stands that has the least left.
+    pub fn admitted(limiter: &Limiter, limits: &[Limit], now: UnixUs) -> Answer {
+        match limits {
+            [limit] => Answer::of(&Standing::of(limiter, 0, limit, now)),
+            _ => scarcest(limiter, limits, now).map_or(Answer::NONE, |standing| Answer::of(&standing)),
+        }
+    }
 
     /// The answer that this limit gives.
     pub fn of(standing: &Standing<'_>) -> Answer {
         let Standing { index, limit, reading } = standing;
-        let remaining = reading.left(*limit).max(0);
+        let remaining = reading.left(**limit).max(0);
         let next_ms = if remaining == limit.capacity {
             0
         } else {
@@ -123,7 +139,7 @@ impl Answer {
 
     /// The seven integers.
     pub fn reply(&self) -> Reply<'static> {
-        Reply::Ints(smallvec![
+        Reply::Ints(SmallVec::from_buf([
             i64::from(self.allowed),
             self.limit,
             self.remaining,
@@ -131,6 +147,6 @@ impl Answer {
             self.next_ms,
             self.reset_ms,
             self.index,
-        ])
+        ]))
     }
 }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::clock::{UnixMs, UnixUs};
 use crate::error::Error;
-use crate::ratelimit::answer::{Answer, Denial, denial, scarcest};
+use crate::ratelimit::answer::{Answer, Denial, denial};
 use crate::ratelimit::effects::Effect;
 use crate::ratelimit::limit::Limit;
 use crate::ratelimit::limiter::Limiter;
@@ -21,7 +21,11 @@ pub struct Decision {
 }
 
 pub fn meters(limits: &[Limit]) -> Meters {
-    limits.iter().map(|limit| limit.meter).collect()
+    match limits {
+        // The usual case.
+        [limit] => Meters::from_buf([limit.meter]),
+        _ => limits.iter().map(|limit| limit.meter).collect(),
+    }
 }
 
 /// How the limits stand, and whether this cost would pass. Changes nothing.
@@ -31,14 +35,10 @@ pub fn look(limiter: &Limiter, limits: &[Limit], cost: i64, now: UnixUs) -> Answ
 
 fn answer(limiter: &Limiter, limits: &[Limit], denial: Option<Denial<'_>>, now: UnixUs) -> Answer {
     match (limiter.banned_until(now.to_ms()), denial) {
-        (Some(until), _) => admitted(limiter, limits, now).banned(until, now.to_ms()),
+        (Some(until), _) => Answer::admitted(limiter, limits, now).banned(until, now.to_ms()),
         (None, Some(Denial { standing, retry_after_ms })) => Answer::of(&standing).denied(retry_after_ms),
-        (None, None) => admitted(limiter, limits, now),
+        (None, None) => Answer::admitted(limiter, limits, now),
     }
-}
-
-fn admitted(limiter: &Limiter, limits: &[Limit], now: UnixUs) -> Answer {
-    scarcest(limiter, limits, now).map_or(Answer::NONE, |standing| Answer::of(&standing))
 }
 
 /// Admits the cost and charges it, if all limits allow it.
@@ -50,7 +50,7 @@ pub fn check(limiter: &mut Limiter, limits: &[Limit], cost: i64, now: UnixUs) ->
     if denial.is_none() && limiter.banned_until(now.to_ms()).is_none() {
         let effect = Effect::Charge { meters: meters(limits), now, units: cost };
         let expiry = effect.apply_to(limiter)?;
-        return Ok(Decision { answer: admitted(limiter, limits, now), effect: Some(effect), expiry });
+        return Ok(Decision { answer: Answer::admitted(limiter, limits, now), effect: Some(effect), expiry });
     }
     let answer = answer(limiter, limits, denial, now);
     // The one denial that changes something: if it did not, nothing but an admission would tell the state of the new

@@ -29,17 +29,17 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Changes the limiter; the key's new expiry, if it is another one now. An error changes nothing.
+    /// Changes the limiter; the key's new expiry, if the limiter is full at another moment now. An error changes nothing.
     pub fn apply_to(&self, limiter: &mut Limiter) -> Result<Option<UnixMs>, Error> {
-        let before = limiter.expiry();
+        let before = limiter.full_at();
         match self {
             Effect::Charge { meters, now, units } => limiter.charge(meters, *now, *units)?,
             Effect::SetBack { meters, now } => limiter.set_back(meters, *now),
             Effect::Refund { meters, now, units } => limiter.refund(meters, *now, *units),
             Effect::Ban { until } => limiter.ban(*until),
         }
-        let after = limiter.expiry();
-        Ok((after != before).then_some(after))
+        let after = limiter.full_at();
+        Ok((after != before).then(|| after.to_ms_up()))
     }
 
     /// Can it make a limiter where there is none?
@@ -47,10 +47,17 @@ impl Effect {
         matches!(self, Effect::Charge { .. } | Effect::Ban { .. })
     }
 
+    #[inline]
     pub fn replicate<S: Server>(&self, key: Arg<'_>, server: &mut S) {
-        if !server.has_audience() {
-            return server.replicate_verbatim();
+        if server.has_audience() {
+            self.send(key, server);
+        } else {
+            server.replicate_verbatim();
         }
+    }
+
+    #[inline(never)]
+    fn send<S: Server>(&self, key: Arg<'_>, server: &mut S) {
         let (name, meters, numbers): (_, &[Meter], SmallVec<[i64; 2]>) = match self {
             Effect::Charge { meters, now, units } => ("CHARGE", meters, smallvec![now.0, *units]),
             Effect::SetBack { meters, now } => ("SETBACK", meters, smallvec![now.0]),

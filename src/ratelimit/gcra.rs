@@ -102,6 +102,7 @@ impl Gcra {
     ///
     /// At a lower rate than that of the last charge it would hold something for longer than the state is kept, so it is empty
     /// when the state is full at its own rate: who is told to wait longer would be told what does not come true.
+    #[inline]
     pub fn reading(&self, rate: i64, now: UnixUs) -> Reading {
         let (level, unit) = (self.level(rate, now), self.window.us());
         Reading { level, unit, rate, used: div_up(level, unit), forgotten_us: self.forgotten_us(rate, now) }
@@ -181,6 +182,7 @@ impl Reading {
     }
 
     /// Milliseconds, rounded up, until the bucket holds no more than `units`; 0 if that is so now.
+    #[inline]
     pub fn ms_until_used(&self, units: i64) -> i64 {
         let over = (self.level - product(units, self.unit)).max(0);
         let us = div_up(over, self.rate).min(self.forgotten_us);

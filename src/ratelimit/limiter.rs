@@ -73,6 +73,7 @@ impl Metered {
     }
 
     /// For one who asks by this meter, which is alike.
+    #[inline]
     pub fn reading(&self, meter: Meter, now: UnixUs) -> Reading<'_> {
         match (self, meter.algorithm) {
             (Metered::Sliding(state), _) => Reading::Sliding(state.reading(now)),
@@ -188,7 +189,7 @@ impl Limiter {
     pub const MAX_STATES: usize = 16;
 
     /// How the limit with this meter stands; a state that is not there is full.
-    #[inline]
+    #[inline(always)]
     pub fn reading(&self, meter: Meter, now: UnixUs) -> Reading<'_> {
         self.find(meter).map_or_else(|| Reading::full(meter), |state| state.reading(meter, now))
     }
@@ -221,7 +222,7 @@ impl Limiter {
         if let ([meter], Meters::One(state)) = (meters, &mut self.meters)
             && state.is_of(*meter)
         {
-            return state.charge(*meter, now, units).then_some(()).ok_or(Error::BadEffect);
+            return if state.charge(*meter, now, units) { Ok(()) } else { Err(Error::BadEffect) };
         }
         self.charge_several(meters, now, units)
     }
@@ -280,9 +281,14 @@ impl Limiter {
         }
     }
 
-    /// The moment from which every state is full: the key's expiry, rounded up.
+    /// The moment from which every state is full.
+    pub fn full_at(&self) -> UnixUs {
+        self.states().iter().map(Metered::full_at).max().unwrap_or_default()
+    }
+
+    /// The key's expiry: the same, rounded up.
     pub fn expiry(&self) -> UnixMs {
-        self.states().iter().map(Metered::full_at).max().unwrap_or_default().to_ms_up()
+        self.full_at().to_ms_up()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -31,6 +31,7 @@ impl Reading<'_> {
     }
 
     /// Milliseconds, rounded up, until no more than `units` are counted; 0 if that is so now.
+    #[inline]
     pub fn ms_until_used(&self, units: i64) -> i64 {
         let over = self.used().saturating_sub(units.max(0));
         if over <= 0 {

@@ -95,9 +95,11 @@ pub fn wait<S: Server>(
 
 /// How many wait for the key.
 pub fn len_of<S: Server>(server: &mut S, key: Arg<'_>) -> usize {
+    if server.state().ratelimit.queues.is_empty() {
+        return 0;
+    }
     let db = server.db();
-    let queues = &server.state().ratelimit.queues;
-    if queues.is_empty() { 0 } else { queues.len_of(db, key.bytes) }
+    server.state().ratelimit.queues.len_of(db, key.bytes)
 }
 
 /// Answers those who wait, in the order of their arrival, as far as it goes. If a whole crowd can have its turn the rest comes from
