@@ -72,7 +72,7 @@ impl KeyName {
 
 impl OpenKey {
     /// The key of this argument, or of a name that is none of the command's arguments.
-    #[inline(never)]
+    #[inline(always)]
     fn of(ctx: Ctx, argv: &[Str], key: Arg<'_>, mode: c_int) -> OpenKey {
         let name = match argv.get(key.position) {
             Some(name) => KeyName::Argument(*name),
@@ -81,6 +81,7 @@ impl OpenKey {
         OpenKey::new(ctx, key.position, name, mode)
     }
 
+    #[inline(always)]
     fn new(ctx: Ctx, position: usize, name: KeyName, mode: c_int) -> OpenKey {
         // SAFETY: the context of the running callback and a live string.
         let key = unsafe { call!(RedisModule_OpenKey, ctx, name.raw(), mode) };
@@ -142,12 +143,14 @@ impl<'a> Running<'a> {
     /// Opens a key, or gives the one that is open already. Opened for reading it is null if there is no such key.
     #[inline(always)]
     fn open(&mut self, key: Arg<'_>, mode: c_int) -> &mut OpenKey {
-        let again = self.open.as_ref().is_some_and(|open| open.mode == mode && open.is_of(key));
-        if !again {
-            self.open = None;
-        }
-        let (ctx, argv) = (self.ctx, self.argv);
-        self.open.get_or_insert_with(|| OpenKey::of(ctx, argv, key, mode))
+        let open = match self.open.take() {
+            Some(open) if open.mode == mode && open.is_of(key) => open,
+            other => {
+                drop(other);
+                OpenKey::of(self.ctx, self.argv, key, mode)
+            }
+        };
+        self.open.insert(open)
     }
 
     /// Is there a value that is none of ours?

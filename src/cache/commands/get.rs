@@ -12,6 +12,7 @@ use crate::spec::{Access, ArgSpec, CommandSpec, Family, Flag, Keys};
 pub struct Get;
 
 /// The value of a string key; `None` if it is missing, invalidated or stale.
+#[inline(always)]
 pub(super) fn read<S: Server>(server: &mut S, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
     let cached = look(server, key)?;
     count_read(server, key);
@@ -53,7 +54,10 @@ impl Command for Get {
     fn run<'s, S: Server>(key: Arg<'_>, server: &'s mut S) -> Result<Reply<'s>, Error> {
         let value = read(server, key)?;
         count_answer(server, key, value.is_some());
-        Ok(value.map_or(Reply::Nil, |value| Reply::Bytes(server.bytes(value))))
+        Ok(match value {
+            Some(value) => Reply::Bytes(server.bytes(value)),
+            None => Reply::Nil,
+        })
     }
 }
 
