@@ -437,8 +437,8 @@ impl Server for Running<'_> {
 
     #[inline(always)]
     fn changed(&mut self, key: Arg<'_>) {
-        let mode = self.mode;
-        let name = self.open(key, mode).name();
+        let (mode, argument) = (self.mode, self.argv.get(key.position));
+        let name = argument.copied().unwrap_or_else(|| self.open(key, mode).name());
         self.signal(name);
     }
 

@@ -10,10 +10,10 @@ use super::api::{Str, call};
 /// `string` must be valid for `'a` and must not be changed in that time.
 pub(super) unsafe fn bytes<'a>(string: Str) -> &'a [u8] {
     let mut len = 0;
-    // SAFETY: a valid string object, as the caller says; the server gives a pointer to `len` bytes.
+    // SAFETY: a valid string object, as the caller says; the server gives a pointer to `len` bytes, and never null.
     unsafe {
         let pointer = call!(RedisModule_StringPtrLen, string, &mut len);
-        if pointer.is_null() { &[] } else { std::slice::from_raw_parts(pointer.cast(), len) }
+        std::slice::from_raw_parts(pointer.cast(), len)
     }
 }
 

@@ -121,6 +121,7 @@ pub(super) fn turn<S: Server>(server: &mut S, key: Arg<'_>, queued: &Queued) -> 
 
 /// Admits and charges a request if its limits allow it, whoever waits. If the key `was_there` and is not any more, it has expired
 /// since the moment of the call, at which it was not full: it is denied then, for a millisecond.
+#[inline(always)]
 fn admit<S: Server>(
     server: &mut S,
     key: Arg<'_>,
@@ -129,28 +130,19 @@ fn admit<S: Server>(
     was_there: bool,
 ) -> Result<Answer, Error> {
     let now = server.now();
-    let decision = match server.native::<Limiter>(key)? {
-        Some(limiter) => {
-            let decision = decision::check(limiter, limits, cost, now)?;
-            if decision.effect.is_some() {
-                effects::changed(server, key, false, decision.expiry);
-            }
-            decision
-        }
+    let mut new = None;
+    let limiter = match server.native::<Limiter>(key)? {
+        Some(limiter) => limiter,
         None if was_there => return Ok(decision::look(&Limiter::default(), limits, cost, now).denied(Some(1))),
-        None => {
-            let mut limiter = Limiter::default();
-            let decision = decision::check(&mut limiter, limits, cost, now)?;
-            if decision.effect.is_some() {
-                if server.memory_full(key) {
-                    return Err(Error::OutOfMemory);
-                }
-                server.put_native(key, limiter, decision.expiry);
-            }
-            decision
-        }
+        None => new.insert(Limiter::default()),
     };
+    let decision = decision::check(limiter, limits, cost, now)?;
     if let Some(effect) = &decision.effect {
+        match new {
+            None => effects::changed(server, key, false, decision.expiry),
+            Some(_) if server.memory_full(key) => return Err(Error::OutOfMemory),
+            Some(limiter) => server.put_native(key, limiter, decision.expiry),
+        }
         effect.replicate(key, server);
     }
     let allowed = &mut server.state().ratelimit.allowed;

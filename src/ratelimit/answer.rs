@@ -41,28 +41,31 @@ pub struct Denial<'a> {
 }
 
 impl<'a> Standing<'a> {
+    /// `None` if it admits this cost.
     #[inline(always)]
-    fn of(limiter: &'a Limiter, index: usize, limit: &'a Limit, now: UnixUs) -> Standing<'a> {
-        Standing { index, limit, reading: limiter.reading(limit.meter, now) }
-    }
-
-    fn denial(self, cost: i64) -> Option<Denial<'a>> {
-        if self.reading.admits(*self.limit, cost) {
+    fn denial(limiter: &'a Limiter, index: usize, limit: &'a Limit, cost: i64, now: UnixUs) -> Option<Denial<'a>> {
+        let reading = limiter.reading(limit.meter, now);
+        if reading.admits(*limit, cost) {
             return None;
         }
-        let retry_after_ms = self.reading.retry_after_ms(*self.limit, cost);
-        Some(Denial { standing: self, retry_after_ms })
+        let retry_after_ms = reading.retry_after_ms(*limit, cost);
+        Some(Denial { standing: Standing { index, limit, reading }, retry_after_ms })
+    }
+
+    /// The answer that this limit gives.
+    pub fn answer(&self) -> Answer {
+        Answer::of(self.index, self.limit, &self.reading)
     }
 }
 
 /// Of the limits that deny this cost the one that does so for the longest time; `None` if all of them admit it.
 pub fn denial<'a>(limiter: &'a Limiter, limits: &'a [Limit], cost: i64, now: UnixUs) -> Option<Denial<'a>> {
     if let [limit] = limits {
-        return Standing::of(limiter, 0, limit, now).denial(cost);
+        return Standing::denial(limiter, 0, limit, cost, now);
     }
     let (mut longest, mut wait) = (None, 0);
     for (index, limit) in limits.iter().enumerate() {
-        let Some(denial) = Standing::of(limiter, index, limit, now).denial(cost) else { continue };
+        let Some(denial) = Standing::denial(limiter, index, limit, cost, now) else { continue };
         let this = denial.retry_after_ms.unwrap_or(i64::MAX);
         if this > wait {
             wait = this;
@@ -76,11 +79,11 @@ pub fn denial<'a>(limiter: &'a Limiter, limits: &'a [Limit], cost: i64, now: Uni
 fn scarcest<'a>(limiter: &'a Limiter, limits: &'a [Limit], now: UnixUs) -> Option<Standing<'a>> {
     let (mut scarcest, mut least) = (None, i64::MAX);
     for (index, limit) in limits.iter().enumerate() {
-        let standing = Standing::of(limiter, index, limit, now);
-        let left = standing.reading.left(*limit).max(0);
+        let reading = limiter.reading(limit.meter, now);
+        let left = reading.left(*limit).max(0);
         if left < least {
             least = left;
-            scarcest = Some(standing);
+            scarcest = Some(Standing { index, limit, reading });
         }
     }
     scarcest
@@ -94,15 +97,13 @@ impl Answer {
     /// Admitted: how the limit stands that has the least left.
     pub fn admitted(limiter: &Limiter, limits: &[Limit], now: UnixUs) -> Answer {
         match limits {
-            [limit] => Answer::of(&Standing::of(limiter, 0, limit, now)),
-            _ => scarcest(limiter, limits, now).map_or(Answer::NONE, |standing| Answer::of(&standing)),
+            [limit] => Answer::of(0, limit, &limiter.reading(limit.meter, now)),
+            _ => scarcest(limiter, limits, now).map_or(Answer::NONE, |standing| standing.answer()),
         }
     }
 
-    /// The answer that this limit gives.
-    pub fn of(standing: &Standing<'_>) -> Answer {
-        let Standing { index, limit, reading } = standing;
-        let remaining = reading.left(**limit).max(0);
+    fn of(index: usize, limit: &Limit, reading: &Reading<'_>) -> Answer {
+        let remaining = reading.left(*limit).max(0);
         let next_ms = if remaining == limit.capacity {
             0
         } else {
@@ -115,7 +116,7 @@ impl Answer {
             retry_after_ms: 0,
             next_ms,
             reset_ms: reading.ms_until_used(0),
-            index: i64::try_from(*index).unwrap_or_default(),
+            index: i64::try_from(index).unwrap_or_default(),
         }
     }
 

@@ -20,6 +20,7 @@ pub struct Decision {
     pub expiry: Option<UnixMs>,
 }
 
+#[inline(always)]
 pub fn meters(limits: &[Limit]) -> Meters {
     match limits {
         // The usual case.
@@ -36,7 +37,7 @@ pub fn look(limiter: &Limiter, limits: &[Limit], cost: i64, now: UnixUs) -> Answ
 fn answer(limiter: &Limiter, limits: &[Limit], denial: Option<Denial<'_>>, now: UnixUs) -> Answer {
     match (limiter.banned_until(now.to_ms()), denial) {
         (Some(until), _) => Answer::admitted(limiter, limits, now).banned(until, now.to_ms()),
-        (None, Some(Denial { standing, retry_after_ms })) => Answer::of(&standing).denied(retry_after_ms),
+        (None, Some(Denial { standing, retry_after_ms })) => standing.answer().denied(retry_after_ms),
         (None, None) => Answer::admitted(limiter, limits, now),
     }
 }
@@ -45,6 +46,7 @@ fn answer(limiter: &Limiter, limits: &[Limit], denial: Option<Denial<'_>>, now: 
 ///
 /// # Errors
 /// `TooManyLimits` if the key has no room for another state.
+#[inline(always)]
 pub fn check(limiter: &mut Limiter, limits: &[Limit], cost: i64, now: UnixUs) -> Result<Decision, Error> {
     let denial = denial(limiter, limits, cost, now);
     if denial.is_none() && limiter.banned_until(now.to_ms()).is_none() {

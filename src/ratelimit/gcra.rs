@@ -22,7 +22,7 @@ use crate::ratelimit::window::{LAST_MOMENT_US, Window};
 /// Invariants: `at` is no moment before 1970; `1..=MAX_UNITS` for the rate; the level is above 0 and at most [`MAX_UNITS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gcra {
-    window: Window,
+    window: Packed<5>,
     rate: Packed<5>,
     at: Packed<8>,
     /// Up to 10^27.
@@ -62,7 +62,7 @@ impl Gcra {
     }
 
     fn new(window: Window, rate: i64, at: UnixUs, level: i128) -> Gcra {
-        Gcra { window, rate: Packed::new(rate), at: Packed::new(at.0), level: Packed::new(level) }
+        Gcra { window: window.packed(), rate: Packed::new(rate), at: Packed::new(at.0), level: Packed::new(level) }
     }
 
     /// A state from its parts, which may come from anybody; `None` if any invariant is broken.
@@ -79,13 +79,13 @@ impl Gcra {
     }
 
     pub fn parts(&self) -> Parts {
-        let (level, unit) = (self.level.wide(), i128::from(self.window.us()));
+        let (level, unit) = (self.level.wide(), i128::from(self.window().us()));
         let (units, fraction) = (narrow(level / unit), narrow(level % unit));
-        Parts { window: self.window, rate: self.rate(), at: self.at(), units, fraction }
+        Parts { window: self.window(), rate: self.rate(), at: self.at(), units, fraction }
     }
 
     pub fn window(&self) -> Window {
-        self.window
+        Window::unpacked(self.window)
     }
 
     /// The rate of the last charge.
@@ -104,7 +104,7 @@ impl Gcra {
     /// when the state is full at its own rate: who is told to wait longer would be told what does not come true.
     #[inline]
     pub fn reading(&self, rate: i64, now: UnixUs) -> Reading {
-        let (level, unit) = (self.level(rate, now), self.window.us());
+        let (level, unit) = (self.level(rate, now), self.window().us());
         Reading { level, unit, rate, used: div_up(level, unit), forgotten_us: self.forgotten_us(rate, now) }
     }
 
@@ -125,20 +125,20 @@ impl Gcra {
 
     /// Adds `units` (1 or more). False, and nothing changes, if that were more than [`MAX_UNITS`], which no limit allows.
     pub fn charge(&mut self, rate: i64, now: UnixUs, units: i64) -> bool {
-        let unit = self.window.us();
+        let unit = self.window().us();
         let level = self.level(rate, now) + product(units, unit);
         let fits = level <= product(MAX_UNITS, unit);
         if fits {
-            *self = Gcra::new(self.window, rate, moment(now), level);
+            *self = Gcra::new(self.window(), rate, moment(now), level);
         }
         fits
     }
 
     /// Takes `units` out again, as far as there are any. False if nothing is left.
     pub fn refund(&mut self, rate: i64, now: UnixUs, units: i64) -> bool {
-        let level = self.level(rate, now) - product(units, self.window.us());
+        let level = self.level(rate, now) - product(units, self.window().us());
         if level > 0 {
-            *self = Gcra::new(self.window, rate, moment(now), level);
+            *self = Gcra::new(self.window(), rate, moment(now), level);
         }
         level > 0
     }
@@ -195,8 +195,15 @@ fn div_up(a: i128, b: i64) -> i64 {
     match i64::try_from(a) {
         // The usual case, in a tenth of the time.
         Ok(a) => a / b + i64::from(a % b > 0),
-        Err(_) => narrow(a / i128::from(b)).saturating_add(i64::from(a % i128::from(b) > 0)),
+        Err(_) => div_up_wide(a, i128::from(b)),
     }
+}
+
+/// Apart, for the registers that it takes.
+#[cold]
+#[inline(never)]
+fn div_up_wide(a: i128, b: i128) -> i64 {
+    narrow(a / b).saturating_add(i64::from(a % b > 0))
 }
 
 fn narrow(n: i128) -> i64 {

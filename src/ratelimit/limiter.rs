@@ -205,10 +205,11 @@ impl Limiter {
 
     /// Until when everything is denied, if that is still to come.
     pub fn banned_until(&self, now: UnixMs) -> Option<UnixMs> {
-        self.states().iter().find_map(|state| match state {
-            Metered::Ban(until) if now < *until => Some(*until),
+        let ban = self.states().iter().find_map(|state| match state {
+            Metered::Ban(until) => Some(*until),
             _ => None,
-        })
+        });
+        ban.filter(|until| now < *until)
     }
 
     /// Books `units` with each of these meters, no two of which are alike, and drops the other states that are full.

@@ -12,7 +12,7 @@ pub const LAST_MOMENT_US: i64 = i64::MAX / 2;
 /// The length of a window: 1 ms to 10^12 ms (31 years).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    ms: Packed<5>,
+    ms: i64,
 }
 
 impl Window {
@@ -20,11 +20,21 @@ impl Window {
 
     /// `None` if it is out of range.
     pub fn from_ms(ms: i64) -> Option<Window> {
-        (1..=Window::MAX_MS).contains(&ms).then(|| Window { ms: Packed::new(ms) })
+        (1..=Window::MAX_MS).contains(&ms).then_some(Window { ms })
+    }
+
+    /// For a state in which each byte counts.
+    pub fn packed(self) -> Packed<5> {
+        Packed::new(self.ms)
+    }
+
+    /// The same again.
+    pub fn unpacked(packed: Packed<5>) -> Window {
+        Window { ms: packed.get() }
     }
 
     pub fn ms(self) -> i64 {
-        self.ms.get()
+        self.ms
     }
 
     pub fn us(self) -> i64 {
