@@ -113,7 +113,7 @@ pub fn receive(input: &[u8]) {
                 assert_eq!(Message::decode(&answers.encode()), Some(answers), "what is asked can be answered");
             }
             Received::Answers(answers) => answers.iter().for_each(|answer| {
-                keyward::cache::act_on(&mut server, answer).ok();
+                keyward::cache::act_on(&mut server, answer, None).ok();
             }),
         }
         while let Some(incoming) = server.state.cluster.take() {

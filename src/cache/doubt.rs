@@ -5,7 +5,9 @@
 //! way, and a miss is always right. If not it is a value like any other. A question or an answer that is lost is asked again, and until then
 //! the value stays unseen: nothing depends on a message that arrives.
 //!
-//! [`Doubts`] is what the node has that the keys come to, [`Departed`] what the other one answers from.
+//! A value may go on before it is settled. Then the node that it was at has nothing to say but where it came from, and that one is asked.
+//!
+//! [`Doubts`] is what the node has that the keys come to, [`Departed`](super::departed::Departed) what the other one answers from.
 
 use std::collections::VecDeque;
 
@@ -17,6 +19,8 @@ use crate::name::{Name, NameRef};
 
 /// How long a question waits for its answer before it is asked again.
 const PATIENCE_MS: i64 = 200;
+/// How often one is sent on to another node. Who is sent on for ever asks for a value that goes round.
+const SENT_ON_MAX: u8 = 8;
 
 /// One value in doubt.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +31,8 @@ struct Doubt {
     source: NodeId,
     /// When it was asked for last.
     asked: Option<UnixMs>,
+    /// How often the node that was asked named another one.
+    sent_on: u8,
     /// On a replica, and in an AOF: it is said that the value comes before it does.
     expected: bool,
 }
@@ -63,8 +69,9 @@ impl Doubts {
         !self.is_empty() && self.keys.contains_key(&NameRef { db, key })
     }
 
-    pub fn source(&self, db: usize, key: &[u8]) -> Option<NodeId> {
-        self.keys.get(&NameRef { db, key }).map(|doubt| doubt.source)
+    /// Where a value in doubt came from, and when.
+    pub fn origin(&self, db: usize, key: &[u8]) -> Option<(NodeId, UnixMs)> {
+        self.keys.get(&NameRef { db, key }).map(|doubt| (doubt.source, doubt.since))
     }
 
     /// A value has come from this node.
@@ -87,7 +94,7 @@ impl Doubts {
         self.arrived = self.arrived.saturating_add(1);
         let name = Name { db, key: key.into() };
         self.turns.push_back((name.clone(), self.arrived));
-        self.keys.insert(name, Doubt { number: self.arrived, since, source, asked: None, expected });
+        self.keys.insert(name, Doubt { number: self.arrived, since, source, asked: None, sent_on: 0, expected });
         self.tidy();
     }
 
@@ -138,6 +145,18 @@ impl Doubts {
             self.arrived = self.arrived.saturating_add(1);
             doubt.number = self.arrived;
         }
+    }
+
+    /// The value had come to the node that was asked from this one, so long ago, and that one is to be asked. `false`: no more.
+    pub fn send_on(&mut self, db: usize, key: &[u8], source: NodeId, since: UnixMs) -> bool {
+        let Some(doubt) = self.keys.get_mut(&NameRef { db, key }).filter(|doubt| doubt.sent_on < SENT_ON_MAX) else {
+            return false;
+        };
+        self.arrived = self.arrived.saturating_add(1);
+        (doubt.number, doubt.source, doubt.since) = (self.arrived, source, doubt.since.min(since));
+        (doubt.asked, doubt.sent_on) = (None, doubt.sent_on.saturating_add(1));
+        self.turns.push_front((Name { db, key: key.into() }, self.arrived));
+        true
     }
 
     /// Is it still the arrival of this number?
@@ -205,73 +224,6 @@ impl Doubts {
     }
 }
 
-/// Keys of which something was known, and that went while their slot moved.
-#[derive(Debug, Default)]
-pub(super) struct Departed {
-    /// When they went last.
-    keys: HashMap<Name, UnixMs>,
-    /// In the order in which they went. A key that went twice is in it twice.
-    order: VecDeque<(UnixMs, Name)>,
-    /// Of what went before this, not everything is remembered.
-    complete_since: UnixMs,
-}
-
-impl Departed {
-    /// How many are remembered at most.
-    const MAX: usize = 1_000_000;
-    /// For how long.
-    const MEMORY_MS: i64 = 600_000;
-
-    /// This process begins to serve now: what went before, from another one, it does not know.
-    pub fn begin(&mut self, now: UnixMs) {
-        *self = Departed { complete_since: now, ..Departed::default() };
-    }
-
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-
-    pub fn went(&mut self, db: usize, key: &[u8], now: UnixMs) {
-        let name = Name { db, key: key.into() };
-        self.keys.insert(name.clone(), now);
-        self.order.push_back((now, name));
-        if self.order.len() > Departed::MAX {
-            self.forget_first();
-        }
-    }
-
-    pub fn holds(&self, db: usize, key: &[u8]) -> bool {
-        self.keys.contains_key(&NameRef { db, key })
-    }
-
-    /// Would it be known here if the key had gone so long ago?
-    pub fn remembers(&self, age_ms: i64, now: UnixMs) -> bool {
-        now.since(self.complete_since) > age_ms
-    }
-
-    /// Forgets up to `budget` of what went long ago.
-    pub fn sweep(&mut self, now: UnixMs, budget: usize) {
-        for _ in 0..budget {
-            if self.order.front().is_none_or(|(at, _)| now.since(*at) < Departed::MEMORY_MS) {
-                return;
-            }
-            self.forget_first();
-        }
-    }
-
-    fn forget_first(&mut self) {
-        if let Some((at, name)) = self.order.pop_front() {
-            self.complete_since = self.complete_since.max(at);
-            if self.keys.get(&name) == Some(&at) {
-                self.keys.remove(&name);
-            }
-            if self.order.is_empty() {
-                (self.keys, self.order) = (HashMap::new(), VecDeque::new());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,10 +282,6 @@ mod tests {
         (0..1000_u32).for_each(|n| doubts.arrived(0, &n.to_le_bytes(), node(b'a'), UnixMs(0)));
         assert!((0..1000_u32).all(|n| doubts.settle(0, &n.to_le_bytes())));
         assert_eq!((doubts.keys.capacity(), doubts.turns.capacity()), (0, 0));
-        let mut departed = Departed::default();
-        (0..1000_u32).for_each(|n| departed.went(0, &n.to_le_bytes(), UnixMs(0)));
-        departed.sweep(UnixMs(Departed::MEMORY_MS), 1000);
-        assert_eq!((departed.keys.capacity(), departed.order.capacity()), (0, 0));
     }
 
     #[test]
@@ -379,19 +327,5 @@ mod tests {
         doubts.moved((0, b"a"), (0, b"b"));
         assert!(!doubts.holds(0, b"a") && doubts.holds(0, b"b") && doubts.questions(UnixMs(0), 1, |_| true).is_none());
         assert!(doubts.settle(0, b"b") && doubts.is_empty());
-    }
-
-    #[test]
-    fn what_went_is_remembered_for_a_while() {
-        let mut departed = Departed::default();
-        departed.begin(UnixMs(1000));
-        assert!(departed.remembers(99, UnixMs(1100)) && !departed.remembers(100, UnixMs(1100)));
-        departed.went(0, b"a", UnixMs(1500));
-        departed.went(0, b"a", UnixMs(2000));
-        departed.sweep(UnixMs(2000 + Departed::MEMORY_MS - 1), 9);
-        assert!(departed.holds(0, b"a") && !departed.holds(1, b"a"));
-        departed.sweep(UnixMs(2000 + Departed::MEMORY_MS), 9);
-        assert!(!departed.holds(0, b"a") && departed.len() == 0);
-        assert!(!departed.remembers(500, UnixMs(2500)) && departed.remembers(499, UnixMs(2500)));
     }
 }

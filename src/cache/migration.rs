@@ -5,6 +5,7 @@
 //! cluster: without that no slot that was away can have come back. A load for a slot that is still coming may not have been given out
 //! for this coming, but for an earlier one: that is told by the epoch of the node that has the slot, which is greater each time.
 
+use super::departed::Was;
 use super::leases::Place;
 use super::single_flight;
 use super::state::State;
@@ -38,7 +39,7 @@ impl State {
 
     /// If the value is in doubt: the node that it came from.
     pub fn came_from(&self, db: usize, key: &[u8]) -> Option<NodeId> {
-        self.doubts.source(db, key)
+        self.doubts.origin(db, key).map(|(source, _)| source)
     }
 
     pub fn doubts(&self) -> usize {
@@ -52,15 +53,27 @@ impl State {
     /// Is anything known of the key that its value does not carry?
     #[inline]
     pub fn is_known(&self, db: usize, key: &[u8], now: UnixMs) -> bool {
+        self.knows(db, key, now) || self.doubts.holds(db, key)
+    }
+
+    /// And more than that it is in doubt?
+    fn knows(&self, db: usize, key: &[u8], now: UnixMs) -> bool {
         let known = |database: &super::database::Database| {
             database.knows(key) || (database.floors.live() > 0 && database.floors.get(key, now).is_some())
         };
-        self.databases.get(&db).is_some_and(known) || self.intents.holds(db, key) || self.doubts.holds(db, key)
+        self.databases.get(&db).is_some_and(known) || self.intents.holds(db, key)
     }
 
     /// A key of which something is known goes, and its slot is on its way.
     pub fn departs_with_slot(&mut self, db: usize, key: &[u8], now: UnixMs) {
-        self.departed.went(db, key, now);
+        let was = self.was(db, key, now).unwrap_or(Was::Known);
+        self.departed.went(db, key, was, now);
+    }
+
+    /// What is known of a key that is here.
+    fn was(&self, db: usize, key: &[u8], now: UnixMs) -> Option<Was> {
+        let in_doubt = || self.doubts.origin(db, key).map(|(source, since)| Was::InDoubt(source, since));
+        if self.knows(db, key, now) { Some(Was::Known) } else { in_doubt() }
     }
 
     /// This process serves from now on.
@@ -104,12 +117,13 @@ impl State {
     pub fn answer(&self, questions: Vec<Question>, serves: bool, now: UnixMs) -> Vec<Answer> {
         let answer = |question: Question| {
             let Question { db, key, number, age_ms } = question;
-            let verdict = if self.departed.holds(db, &key) || self.is_known(db, &key, now) {
-                Verdict::Known
-            } else if serves && self.departed.remembers(age_ms, now) {
-                Verdict::Plain
-            } else {
-                Verdict::Forgotten
+            // One that is here went as well, if a MIGRATE failed half way.
+            let (here, gone) = (self.was(db, &key, now), self.departed.was(db, &key));
+            let verdict = match if gone == Some(Was::Known) { gone } else { here.or(gone) } {
+                Some(Was::Known) => Verdict::Known,
+                Some(Was::InDoubt(source, since)) => Verdict::CameFrom { source, age_ms: now.since(since).max(0) },
+                None if serves && self.departed.remembers(age_ms, now) => Verdict::Plain,
+                None => Verdict::Forgotten,
             };
             let floor = self.version_seen(db, &key, now);
             Answer { db, key, number, verdict, floor }
@@ -151,16 +165,25 @@ pub fn arrived<S: Server>(server: &mut S, key: &[u8], source: NodeId) {
     server.replicate("KEYWARD.APPLY", &words);
 }
 
-/// Deals with what the other node said. For a timer, and only while the server may write.
+/// Deals with what the other node said. For a timer, and only while the server may write. `me`: the name of this node.
 ///
 /// # Errors
 /// `IndexFull` if there is no room for the floor; the key is gone then.
-pub fn act_on<S: Server>(server: &mut S, answer: &Answer) -> Result<(), Error> {
+pub fn act_on<S: Server>(server: &mut S, answer: &Answer, me: Option<NodeId>) -> Result<(), Error> {
     let Answer { db, ref key, number, verdict, floor } = *answer;
     let cache = &mut server.state().cache;
     if !cache.doubts.is_arrival(db, key, number) {
         return Ok(());
     }
+    if let Verdict::CameFrom { source, age_ms } = verdict
+        && Some(source) != me
+    {
+        let since = server.now().to_ms().plus(age_ms.saturating_neg());
+        if server.state().cache.doubts.send_on(db, key, source, since) {
+            return Ok(());
+        }
+    }
+    let cache = &mut server.state().cache;
     match verdict {
         Verdict::Forgotten => cache.doubts.leave(db, key),
         Verdict::Plain => {
@@ -168,7 +191,8 @@ pub fn act_on<S: Server>(server: &mut S, answer: &Answer) -> Result<(), Error> {
             server.select(db);
             server.replicate("KEYWARD.APPLY", &[Word::Text("NODOUBT"), Word::Bytes(key)]);
         }
-        Verdict::Known => {
+        // One that has gone round between nodes, so fast that none of them was told: nobody knows any more.
+        Verdict::Known | Verdict::CameFrom { .. } => {
             server.select(db);
             server.state().cache.reclaiming = true;
             server.unlink(&[key]);
@@ -220,8 +244,12 @@ mod tests {
     use crate::fake_server::FakeServer;
     use crate::reply::Reply;
 
+    fn node(letter: u8) -> NodeId {
+        NodeId::new(&[letter; NodeId::LENGTH]).unwrap()
+    }
+
     fn source() -> NodeId {
-        NodeId::new(&[b'a'; NodeId::LENGTH]).unwrap()
+        node(b'a')
     }
 
     /// A server to which `k` has come, and what it asks.
@@ -236,7 +264,7 @@ mod tests {
 
     fn answered(server: &mut FakeServer, question: &Question, verdict: Verdict, floor: Option<u64>) {
         let Question { db, ref key, number, .. } = *question;
-        act_on(server, &Answer { db, key: key.clone(), number, verdict, floor }).unwrap();
+        act_on(server, &Answer { db, key: key.clone(), number, verdict, floor }, Some(node(b'm'))).unwrap();
     }
 
     #[test]
@@ -292,6 +320,35 @@ mod tests {
         let (known, plain, forgotten) = ((Verdict::Known, None), (Verdict::Plain, None), (Verdict::Forgotten, None));
         assert_eq!(verdicts(true), [(Verdict::Known, Some(3)), known, plain, forgotten]);
         assert_eq!(verdicts(false), [(Verdict::Known, Some(3)), known, forgotten, forgotten], "no primary");
+    }
+
+    #[test]
+    fn of_a_value_that_went_on_in_doubt_another_node_is_asked() {
+        let (mut server, question) = doubtful();
+        let now = server.now.to_ms();
+        let cache = &mut server.state.cache;
+        cache.departs_with_slot(0, b"k", now.plus(30));
+        cache.doubts.settle(0, b"k");
+        let answers = cache.answer(vec![question], true, now.plus(40));
+        let sent_on = Verdict::CameFrom { source: source(), age_ms: 40 };
+        assert_eq!(answers[0].verdict, sent_on);
+        // Where it went.
+        let mut server = FakeServer::new();
+        server.call::<Set>("CACHE.SET k v").unwrap();
+        arrived(&mut server, b"k", node(b'b'));
+        let now = server.now.to_ms();
+        let mut asked = ask(&mut server.state.cache, now, |_| true).unwrap();
+        for _ in 0..8 {
+            answered(&mut server, &asked.1[0], sent_on, None);
+            asked = ask(&mut server.state.cache, now, |_| true).unwrap();
+            assert_eq!((asked.0, asked.1[0].age_ms), (source(), 40));
+        }
+        assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(Reply::Nil));
+        answered(&mut server, &asked.1[0], sent_on, None);
+        assert!(server.keys.is_empty() && !server.state.cache.has_doubts(), "it goes round");
+        let (mut server, question) = doubtful();
+        answered(&mut server, &question, Verdict::CameFrom { source: node(b'm'), age_ms: 0 }, None);
+        assert!(server.keys.is_empty(), "it had come from here");
     }
 
     #[test]

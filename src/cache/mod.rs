@@ -7,6 +7,7 @@ mod cohort;
 pub mod commands;
 mod counters;
 mod database;
+mod departed;
 pub mod doubt;
 mod dump;
 mod early_refresh;

@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 
 use super::counters::Counters;
 use super::database::{Database, bound};
-use super::doubt::{Departed, Doubts};
+use super::departed::Departed;
+use super::doubt::Doubts;
 use super::freshness::Freshness;
 use super::hot_keys::HotKeys;
 use super::intent::Intents;

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::NodeId;
+
 /// How many keys one message is about at most.
 pub const MAX_KEYS: usize = 500;
 
@@ -29,6 +31,12 @@ pub enum Verdict {
     Plain,
     /// It had tags, a grace or a version: the value is to go.
     Known,
+    /// Nothing is known but that it had come there from this node, so long ago: that one is to be asked.
+    CameFrom {
+        #[serde(with = "node")]
+        source: NodeId,
+        age_ms: i64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +58,21 @@ impl Question {
 
 impl Answer {
     pub(super) fn is_sound(&self) -> bool {
-        self.floor.is_none_or(|floor| i64::try_from(floor).is_ok())
+        let soon = matches!(self.verdict, Verdict::CameFrom { age_ms, .. } if age_ms < 0);
+        !soon && self.floor.is_none_or(|floor| i64::try_from(floor).is_ok())
+    }
+}
+
+mod node {
+    use super::{Deserialize, Deserializer, NodeId, Serializer};
+    use serde::de::Error;
+
+    pub fn serialize<S: Serializer>(node: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(node.as_bytes())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
+        NodeId::new(<&[u8]>::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no name of a node"))
     }
 }
 

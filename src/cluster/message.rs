@@ -82,6 +82,7 @@ impl<'a> Message<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NodeId;
     use super::super::arrivals::{MAX_KEYS, Verdict};
     use super::*;
 
@@ -90,9 +91,11 @@ mod tests {
     }
 
     fn answers() -> Vec<Answer> {
-        let verdicts = [Verdict::Forgotten, Verdict::Plain, Verdict::Known];
+        let source = NodeId::new(&[b'a'; NodeId::LENGTH]).unwrap();
+        let came = [0, i64::MAX].map(|age_ms| Verdict::CameFrom { source, age_ms });
+        let verdicts = [Verdict::Forgotten, Verdict::Plain, Verdict::Known].into_iter().chain(came);
         let floors = [None, Some(0), Some(i64::MAX as u64)];
-        let all = verdicts.into_iter().flat_map(|verdict| floors.map(|floor| (verdict, floor)));
+        let all = verdicts.flat_map(|verdict| floors.map(|floor| (verdict, floor)));
         all.map(|(verdict, floor)| Answer { db: 1, key: b"k"[..].into(), number: 3, verdict, floor }).collect()
     }
 
@@ -141,7 +144,10 @@ mod tests {
         assert_eq!(Message::decode(&Message::Questions(vec![early]).encode()), None);
         let mut answers = answers();
         answers[0].floor = Some(i64::MAX as u64 + 1);
-        assert_eq!(Message::decode(&Message::Answers(answers).encode()), None);
+        assert_eq!(Message::decode(&Message::Answers(answers.clone()).encode()), None);
+        let source = NodeId::new(&[b'a'; NodeId::LENGTH]).unwrap();
+        answers[0] = Answer { floor: None, verdict: Verdict::CameFrom { source, age_ms: -1 }, ..answers[0].clone() };
+        assert_eq!(Message::decode(&Message::Answers(answers[..1].to_vec()).encode()), None);
         // Lists and keys that say to be longer than what has come.
         for kind in [4, 5] {
             assert_eq!(Message::decode(&[1, kind, 0xff, 0xff, 0xff, 0xff, 0x0f]), None);

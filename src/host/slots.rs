@@ -313,9 +313,10 @@ unsafe extern "C" fn on_act(ctx: Ctx, _: *mut c_void) {
             act_after(ctx, timer::PAUSED_MS);
             return;
         }
+        let me = topology(ctx).myself().map(|me| me.id);
         let more = timer::in_slices(|| {
             let Some(answer) = host().slots.answers.pop() else { return false };
-            if act_on(&mut Running::new(ctx, &[], true), &answer).is_err() {
+            if act_on(&mut Running::new(ctx, &[], true), &answer, me).is_err() {
                 warning(ctx, "keyward: no room for the version floor of a key that came with its slot");
             }
             true
