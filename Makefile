@@ -85,7 +85,7 @@ BUILT := redis-8.6
 BUILT_TESTS ?= $(wildcard tests/test_cluster_*.py tests/test_lock_cluster.py tests/test_command_docs.py tests/test_acl*.py)
 
 test-built: build venv ## pytest of clusters against Redis 8.6, if its source can be had (BUILT_TESTS=tests for all)
-	@scripts/setup.sh build node
+	@scripts/setup.sh server redis node
 	@status=0; scripts/build_redis.sh || status=$$?; \
 	if ((status == 3)); then echo "test-built: left out"; exit 0; elif ((status)); then exit 1; fi; \
 	KEYWARD_SERVER=$(BUILT) $(PYTEST) $(BUILT_TESTS) $(PYTEST_ARGS)

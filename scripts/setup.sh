@@ -8,6 +8,7 @@
 #   bench    valgrind (instructions per command are counted with callgrind)
 #   peers    memcached, with which the tests compare
 #   node     node and npm, for the examples in JavaScript
+#   redis    a C++ compiler, for scripts/build_redis.sh
 #   clock    libfaketime: the tests set the server's clock
 #   database PostgreSQL, to which the example's worker writes in the tests
 #   monitoring
@@ -58,6 +59,10 @@ for part in "$@"; do
             need nodejs command -v node
             need npm command -v npm
             ;;
+        redis)
+            need g++ command -v g++
+            need make command -v make
+            ;;
         clock) need faketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1' ;;
         database) need postgresql has_postgres ;;
         monitoring)
@@ -73,7 +78,7 @@ for part in "$@"; do
             need debhelper command -v dh
             need lintian command -v lintian
             ;;
-        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser package clock)" ;;
+        *) die "unknown part '$part' (known: server build python bench peers node database monitoring browser package redis clock)" ;;
     esac
 done
 
