@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::api::{Ctx, Str, call};
 use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
+use super::open_key::OpenKey;
 use super::strings::{OwnedString, bytes};
 use super::user::User;
 use super::{atomic_migration, blocked, cluster_bus, native_type, replicate, server_info, slots, timer};
@@ -46,74 +47,6 @@ pub(super) struct Running<'a> {
     found: SmallVec<[(*const u8, usize); 4]>,
     /// What the command replied that was run within this one.
     relayed: Option<CallReply>,
-}
-
-/// The key that was opened last. Most commands use one key several times, and opening costs a lookup.
-struct OpenKey {
-    position: usize,
-    mode: c_int,
-    name: KeyName,
-    key: *mut raw::RedisModuleKey,
-}
-
-enum KeyName {
-    Argument(Str),
-    Own(OwnedString),
-}
-
-impl KeyName {
-    fn raw(&self) -> Str {
-        match self {
-            KeyName::Argument(name) => *name,
-            KeyName::Own(name) => name.raw(),
-        }
-    }
-}
-
-impl OpenKey {
-    /// The key of this argument, or of a name that is none of the command's arguments.
-    #[inline(always)]
-    fn of(ctx: Ctx, argv: &[Str], key: Arg<'_>, mode: c_int) -> OpenKey {
-        let name = match argv.get(key.position) {
-            Some(name) => KeyName::Argument(*name),
-            None => KeyName::Own(OwnedString::new(key.bytes)),
-        };
-        OpenKey::new(ctx, key.position, name, mode)
-    }
-
-    #[inline(always)]
-    fn new(ctx: Ctx, position: usize, name: KeyName, mode: c_int) -> OpenKey {
-        // SAFETY: the context of the running callback and a live string.
-        let key = unsafe { call!(RedisModule_OpenKey, ctx, name.raw(), mode) };
-        OpenKey { position, mode, name, key }
-    }
-
-    fn name(&self) -> Str {
-        self.name.raw()
-    }
-
-    /// A key that is no argument goes by its name. It must not be opened twice: outside commands time goes on, and it might expire
-    /// between a look at it and a change of it, which would be lost.
-    fn is_of(&self, key: Arg<'_>) -> bool {
-        self.position == key.position
-            && match &self.name {
-                KeyName::Argument(_) => true,
-                // SAFETY: a live string of ours.
-                KeyName::Own(name) => unsafe { bytes(name.raw()) == key.bytes },
-            }
-    }
-
-    fn kind(&self) -> c_int {
-        // SAFETY: an open key, or null, which the server takes for an empty one.
-        unsafe { call!(RedisModule_KeyType, self.key) }
-    }
-}
-
-impl Drop for OpenKey {
-    fn drop(&mut self) {
-        // SAFETY: opened once, closed once; null is allowed.
-        unsafe { call!(RedisModule_CloseKey, self.key) }
-    }
 }
 
 impl<'a> Running<'a> {
@@ -325,7 +258,7 @@ impl Server for Running<'_> {
         let name = OwnedString::new(key);
         // Opened as if for writing, since only that leaves keyspace_hits and keyspace_misses alone on every server: the
         // module looks at keys that nobody asked for.
-        let there = OpenKey::new(self.ctx, usize::MAX, KeyName::Own(name), WRITE | NO_TOUCH);
+        let there = OpenKey::named(self.ctx, name, WRITE | NO_TOUCH);
         there.kind() != EMPTY
     }
 
@@ -574,7 +507,7 @@ impl Running<'_> {
         let name = unsafe { call!(RedisModule_RandomKey, self.ctx) };
         let name = (!name.is_null()).then(|| OwnedString::adopt(name))?;
         // Opened as in `exists`, for the same reason.
-        let open = OpenKey::new(self.ctx, usize::MAX, KeyName::Own(name), WRITE | NO_TOUCH);
+        let open = OpenKey::named(self.ctx, name, WRITE | NO_TOUCH);
         // SAFETY: a live string of ours, and an open key.
         let (text, at) = unsafe { (bytes(open.name()), call!(RedisModule_GetAbsExpire, open.key)) };
         let expiry = if at < 0 { Expiry::Never } else { Expiry::At(UnixMs(at)) };

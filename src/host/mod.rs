@@ -18,6 +18,7 @@ mod keyspace;
 mod log;
 mod main_thread;
 mod native_type;
+mod open_key;
 mod register;
 mod replicate;
 mod reply_writer;
