@@ -20,8 +20,8 @@ pub enum Reply<'a> {
     /// A fixed-position array of integers; inline, since the limiter answers seven on every call.
     Ints(SmallVec<[i64; 7]>),
     Bytes(&'a [u8]),
-    /// What FETCH answers to most: a status, a value, nil. An array of three, without the allocation of one.
-    Found(&'static str, &'a [u8]),
+    /// What FETCH answers to most: the status `HIT`, a value, nil. An array of three, without the allocation of one.
+    Hit(&'a [u8]),
     OwnedBytes(Vec<u8>),
     /// One value for many clients.
     Shared(Rc<[u8]>),

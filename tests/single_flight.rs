@@ -119,7 +119,7 @@ fn text(reply: &Reply<'_>) -> Option<String> {
 /// Status, value, token.
 fn parts(reply: &Reply<'_>) -> (String, Option<String>, Option<String>) {
     match reply {
-        Reply::Found(status, value) => ((*status).to_owned(), text(&Reply::Bytes(value)), None),
+        Reply::Hit(value) => ("HIT".to_owned(), text(&Reply::Bytes(value)), None),
         Reply::Array(items) => (text(&items[0]).unwrap(), text(&items[1]), text(&items[2])),
         other => panic!("{other:?}"),
     }

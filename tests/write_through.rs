@@ -206,7 +206,7 @@ type Told = (String, Option<String>, Option<String>);
 /// Status, value, token.
 fn parts(reply: &Reply<'_>) -> Told {
     match reply {
-        Reply::Found(status, value) => ((*status).to_owned(), text(&Reply::Bytes(value)), None),
+        Reply::Hit(value) => ("HIT".to_owned(), text(&Reply::Bytes(value)), None),
         Reply::Array(items) => (text(&items[0]).unwrap(), text(&items[1]), text(&items[2])),
         other => panic!("{other:?}"),
     }

@@ -241,8 +241,8 @@ impl World {
         fn owned(reply: Reply<'_>) -> Reply<'static> {
             match reply {
                 Reply::Bytes(bytes) => Reply::OwnedBytes(bytes.to_vec()),
-                Reply::Found(status, value) => {
-                    Reply::Array(vec![Reply::Word(status), Reply::OwnedBytes(value.to_vec()), Reply::Nil])
+                Reply::Hit(value) => {
+                    Reply::Array(vec![Reply::Word("HIT"), Reply::OwnedBytes(value.to_vec()), Reply::Nil])
                 }
                 Reply::Array(items) => Reply::Array(items.into_iter().map(owned).collect()),
                 Reply::Map(fields) => {

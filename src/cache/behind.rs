@@ -7,7 +7,7 @@ use super::freshness::{Freshness, fingerprint};
 use super::read::{Cached, look_cached};
 use super::state::Known;
 use super::write_options::{EXPIRY_SPEC, Expires, GRACE_SPEC, JITTER_SPEC, Lifetime, TAGS_SPEC, WriteOptions};
-use super::{governed, single_flight, write};
+use super::{governed, single_flight, waiters, write};
 use crate::args::{Arg, Args};
 use crate::error::Error;
 use crate::server::{Expiry, Server, Word};
@@ -115,7 +115,7 @@ pub fn remove<S: Server>(server: &mut S, key: Arg<'_>) {
 
 /// The value was stored: it answers those who wait, and no load matters.
 pub fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>) {
-    single_flight::value_came(server, key, value);
+    waiters::value_came(server, key, value);
 }
 
 /// There is no value any more: those who wait are told, and no load matters. Unless the key is being written in the database: then
@@ -123,7 +123,7 @@ pub fn value_came<S: Server>(server: &mut S, key: Arg<'_>, value: Arg<'_>) {
 pub fn value_gone<S: Server>(server: &mut S, key: Arg<'_>) {
     let db = server.db();
     if !server.state().cache.intents.holds(db, key.bytes) {
-        single_flight::answer_all(server, key.bytes, None, "NONE", None);
+        waiters::answer_all(server, key.bytes, None, "NONE", None);
         server.state().cache.leases.forget(db, key.bytes);
     }
 }
@@ -136,6 +136,6 @@ pub fn value_unknown<S: Server>(server: &mut S, key: Arg<'_>) {
 /// The queues know nothing of the key any more: if somebody waits for it, it can be loaded.
 pub fn clean<S: Server>(server: &mut S, key: Arg<'_>) {
     if !server.state().cache.leases.is_idle() {
-        single_flight::settle(server, key);
+        waiters::settle(server, key);
     }
 }

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use super::lease::{Load, Token};
-use super::single_flight::{answer_all, end_what_ran_out, revoke_if_slot_was_away, settle};
+use super::single_flight::{end_what_ran_out, revoke_if_slot_was_away};
+use super::waiters::{answer_all, settle};
 use crate::args::Arg;
 use crate::error::Error;
 use crate::server::Server;

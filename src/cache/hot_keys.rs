@@ -6,8 +6,8 @@
 //! time half of the counters lose as much. A read costs one lookup, and making room is O(1) amortized. Rejected: a count-min
 //! sketch, which knows counts but no keys; Space-Saving with its sorted list, which costs more at each read.
 //!
-//! The first reads of a tick are all counted; then one in 16 is, in the mean, and counts for 16, so that a busy server pays
-//! little. Counts are halved as time goes on, so that what was hot yesterday is not hot today.
+//! The first reads of a tick are all counted, fewer of them after a busy one; then one in 16 is, in the mean, and counts for 16, so that a
+//! busy server pays little. Counts are halved as time goes on, so that what was hot yesterday is not hot today.
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
@@ -21,6 +21,8 @@ const COUNTERS: usize = 2048;
 const KEY_MAX: usize = 512;
 /// How many reads are all counted between two [ticks](HotKeys::tick).
 const ALL_COUNTED: u32 = 128;
+/// The same after a tick with more reads than that.
+const COUNTED_WHEN_BUSY: u32 = 16;
 /// Beyond those one in so many, in the mean.
 const ONE_IN: u64 = 16;
 /// After so many milliseconds a read counts half.
@@ -98,9 +100,9 @@ impl HotKeys {
         }
     }
 
-    /// To be called now and then: counts all of the next reads again, and halves what is old.
+    /// To be called now and then: counts all of the next few reads again, and halves what is old.
     pub fn tick(&mut self, now: UnixMs) {
-        self.left = ALL_COUNTED;
+        self.left = if self.left == 0 { COUNTED_WHEN_BUSY } else { ALL_COUNTED };
         let since = *self.halved_at.get_or_insert(now);
         if now.since(since) >= HALF_LIFE_MS || now < since {
             self.halved_at = Some(now);
@@ -247,6 +249,21 @@ mod tests {
         }
         let estimate = reads(&hot, "k");
         assert!((158_000..162_000).contains(&estimate), "{estimate}");
+    }
+
+    #[test]
+    fn after_a_busy_tick_the_sample_begins_earlier_until_one_is_calm() {
+        let counted = |hot: &mut HotKeys| (0..1000).take_while(|_| hot.weigh() == Weight::One).count();
+        let mut hot = HotKeys::default();
+        assert_eq!(counted(&mut hot), 128);
+        for _ in 0..2 {
+            hot.tick(UnixMs(0));
+            assert_eq!(counted(&mut hot), 16);
+        }
+        hot.tick(UnixMs(0));
+        assert_eq!(hot.weigh(), Weight::One);
+        hot.tick(UnixMs(0));
+        assert_eq!(counted(&mut hot), 128);
     }
 
     #[test]

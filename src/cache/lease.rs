@@ -43,6 +43,18 @@ pub(super) struct Order {
     pub reason: Reason,
 }
 
+/// What a new lease is to be.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub now: UnixUs,
+    pub lease_ms: i64,
+    pub refresh: bool,
+    pub retirement: u64,
+    pub visiting: Option<u64>,
+    pub order: Option<Order>,
+    pub mark: Option<Mark>,
+}
+
 /// A load of a key that somebody was told to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Load {

@@ -17,9 +17,10 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::fence::Fence;
-use super::lease::{Load, Order, Token};
+use super::flight::{Failure, Flight, Role, Seat};
+use super::lease::{Load, Terms, Token};
 use super::policy_stats::Mark;
-use crate::clock::{UnixMs, UnixUs};
+use crate::clock::UnixMs;
 use crate::server::Waiter;
 
 #[derive(Debug, Default)]
@@ -43,56 +44,6 @@ pub(super) type Place = (usize, Rc<[u8]>);
 struct Database {
     flights: BTreeMap<Rc<[u8]>, Flight>,
     fence: Fence,
-}
-
-/// What is going on with one key.
-#[derive(Debug, Default)]
-struct Flight {
-    live: Option<Load>,
-    /// Loads that lost their lease while somebody waited.
-    revoked: Vec<Load>,
-    failure: Option<Failure>,
-    queue: BTreeMap<Waiter, Seat>,
-}
-
-/// The last load failed, and until then nobody is to try again.
-#[derive(Debug)]
-struct Failure {
-    number: u64,
-    until: UnixMs,
-    message: Rc<[u8]>,
-}
-
-/// A place in a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seat {
-    /// When he came, in the sequence.
-    pub came: u64,
-    pub role: Role,
-    pub stale_ok: bool,
-    /// Of the policy of the key.
-    pub mark: Option<Mark>,
-}
-
-/// What is to be done with one who waits when nobody loads the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// He may be elected, and his lease is to last so many milliseconds.
-    Caller { lease_ms: i64 },
-    /// He is never elected: this loader loads for him.
-    Reader { loader: Rc<[u8]> },
-}
-
-/// What a new lease is to be.
-#[derive(Clone, Debug)]
-pub(super) struct Terms {
-    pub now: UnixUs,
-    pub lease_ms: i64,
-    pub refresh: bool,
-    pub retirement: u64,
-    pub visiting: Option<u64>,
-    pub order: Option<Order>,
-    pub mark: Option<Mark>,
 }
 
 /// Why nobody is elected.
@@ -505,21 +456,6 @@ impl Leases {
 impl Database {
     fn is_empty(&self) -> bool {
         self.flights.is_empty() && self.fence.is_empty()
-    }
-}
-
-impl Flight {
-    fn is_over(&self) -> bool {
-        self.live.is_none() && self.revoked.is_empty() && self.failure.is_none() && self.queue.is_empty()
-    }
-
-    fn take_loads(&mut self) -> Vec<Load> {
-        self.live.take().into_iter().chain(std::mem::take(&mut self.revoked)).collect()
-    }
-
-    /// Where the failure is among the deadlines.
-    fn end_failure(&mut self) -> Option<(UnixMs, u64)> {
-        self.failure.take().map(|failure| (failure.until, failure.number))
     }
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::jobs::{Job, Jobs, Pushed, Rank, Reason};
 use super::lease::{Order, Token};
 use super::read::{Cached, look};
-use super::{ahead, governed, single_flight};
+use super::{ahead, governed, single_flight, waiters};
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::error::Error;
@@ -108,7 +108,7 @@ pub(super) fn want<S: Server>(server: &mut S, loader: &[u8], key: &[u8], reason:
     counters.jobs_dropped = counters.jobs_dropped.saturating_add(u64::from(dropped.is_some()));
     state.cache.loaders.waiting.look_at(db, loader);
     let Some(Job { loader: of, key: lost }) = dropped else { return is_new };
-    single_flight::answer_readers(server, of.db, &lost, &of.key);
+    waiters::answer_readers(server, of.db, &lost, &of.key);
     is_new && !(of.is(db, loader) && *lost == *key)
 }
 
@@ -152,7 +152,7 @@ pub(super) fn hand_out<S: Server>(server: &mut S, loader: &[u8], wish: &Wish) ->
             Turn::Needless => {
                 needless = true;
                 server.state().cache.loaders.jobs.remove(rank);
-                single_flight::settle(server, Arg::named(&key));
+                waiters::settle(server, Arg::named(&key));
             }
             Turn::Handed(job) => {
                 server.state().cache.loaders.jobs.remove(rank);

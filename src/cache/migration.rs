@@ -7,8 +7,8 @@
 
 use super::departed::Was;
 use super::leases::Place;
-use super::single_flight;
 use super::state::State;
+use super::waiters;
 use crate::args::Arg;
 use crate::clock::UnixMs;
 use crate::cluster::arrivals::MAX_KEYS;
@@ -200,7 +200,7 @@ pub fn act_on<S: Server>(server: &mut S, answer: &Answer, me: Option<NodeId>) ->
             cache.reclaiming = false;
             cache.doubts.settle(db, key);
             cache.counters.doubts_removed = cache.counters.doubts_removed.saturating_add(1);
-            single_flight::settle(server, Arg::named(key));
+            waiters::settle(server, Arg::named(key));
         }
     }
     match floor {
@@ -227,7 +227,7 @@ pub fn leave_slots<S: Server>(server: &mut S, budget: usize, stays: impl Fn(&[u8
     for (db, key) in server.state().cache.next_leases(budget) {
         if !stays(&key) {
             server.select(db);
-            single_flight::send_away(server, Arg::named(&key));
+            waiters::send_away(server, Arg::named(&key));
         }
     }
     let walk = &server.state().cache.lease_walk;

@@ -5,7 +5,7 @@ use smallvec::{SmallVec, smallvec};
 use super::freshness::{Freshness, fingerprint};
 use super::state::Known;
 use super::write_options::{Condition, Expires, Lifetime, WriteOptions};
-use super::{governed, single_flight};
+use super::{governed, waiters};
 use crate::args::Arg;
 use crate::error::Error;
 use crate::server::{Server, Word};
@@ -26,7 +26,7 @@ pub(super) fn set<S: Server>(
         return Ok(false);
     }
     let life = store(server, key, value, expires, options, 0)?;
-    single_flight::value_came(server, key, value);
+    waiters::value_came(server, key, value);
     if options.is_absolute() && !by_policy {
         server.replicate_verbatim();
     } else {

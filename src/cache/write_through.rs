@@ -7,7 +7,8 @@
 use super::State;
 use super::intent::{Began, Fate, Standing};
 use super::lease::Token;
-use super::single_flight::{revoke, settle, value_came};
+use super::single_flight::revoke;
+use super::waiters::{settle, value_came};
 use super::write::{self, condition_met, is_newer};
 use super::write_options::{Expires, Lifetime, WriteOptions};
 use crate::args::Arg;

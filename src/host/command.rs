@@ -8,7 +8,7 @@ use super::api::{Ctx, OK, Str, call};
 use super::command_info::access_flags;
 use super::keyspace::Running;
 use super::main_thread::{host, state};
-use super::reply_writer::{write, write_error};
+use super::reply_writer::{write, write_error, write_hit};
 use super::shell::guarded;
 use super::strings::bytes;
 use super::{atomic_migration, timer};
@@ -95,11 +95,19 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
     if writes && host().loading {
         state().cache.settle();
     }
+    let mut hit = false;
     {
         // In a block of its own, which closes the key at its end: `drop` would copy all of it first.
         let mut running = Running::new(ctx, argv, writes);
         let mut args = Args::new(words, C::SPEC.name);
-        match stays_in_slot::<C>(words).and_then(|()| C::run(C::parse(&mut args)?, &mut running)) {
+        let outcome = stays_in_slot::<C>(words).and_then(|()| C::run(C::parse(&mut args)?, &mut running));
+        match outcome {
+            Ok(Reply::Hit(value)) => {
+                hit = true;
+                write_hit(ctx, value);
+                // There is nothing in it to drop, and it costs to find that out.
+                std::mem::forget(outcome);
+            }
             Ok(Reply::Relayed) => running.relay(),
             Ok(reply) => write(ctx, reply),
             Err(error) => write_error(ctx, &error),
@@ -112,7 +120,8 @@ fn run<C: Command>(ctx: Ctx, argv: &[Str], words: &[&[u8]]) {
         timer::reclaim_soon(ctx);
         timer::queues_soon(ctx);
     }
-    if C::SPEC.family.begins_loads() && (writes || C::SPEC.flags.contains(&Flag::Blocking)) {
+    // Who was given a fresh value was given no lease.
+    if C::SPEC.family.begins_loads() && (writes || C::SPEC.flags.contains(&Flag::Blocking)) && !hit {
         timer::leases_soon(ctx);
     }
     if !writes && C::SPEC.family == Family::Cache && !state().cache.policies.is_empty() {

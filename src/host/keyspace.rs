@@ -11,7 +11,7 @@ use super::api::{Ctx, Str, call};
 use super::execute::{self, CallReply};
 use super::main_thread::{flags, host, now, state};
 use super::open_key::OpenKey;
-use super::strings::{OwnedString, bytes};
+use super::strings::OwnedString;
 use super::user::User;
 use super::{atomic_migration, blocked, cluster_bus, native_type, replicate, server_info, slots, timer};
 use crate::args::Arg;
@@ -25,16 +25,16 @@ use crate::server::{Expiry, Permission, Server, StringValue, UserName, Waiter, W
 use crate::state::State;
 
 const READ: c_int = raw::REDISMODULE_READ as c_int;
-const WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
-const NO_TOUCH: c_int = raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int;
-const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
+pub(super) const WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE) as c_int;
+pub(super) const NO_TOUCH: c_int = raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int;
+pub(super) const EMPTY: c_int = raw::REDISMODULE_KEYTYPE_EMPTY as c_int;
 const MODULE: c_int = raw::REDISMODULE_KEYTYPE_MODULE as c_int;
 /// The class of keyspace notifications that are a module's own, `d`.
-const OWN_EVENTS: c_int = raw::REDISMODULE_NOTIFY_MODULE;
+pub(super) const OWN_EVENTS: c_int = raw::REDISMODULE_NOTIFY_MODULE;
 
 /// The server during one callback.
 pub(super) struct Running<'a> {
-    ctx: Ctx,
+    pub(super) ctx: Ctx,
     argv: &'a [Str],
     /// A command flagged readonly opens keys for reading only.
     mode: c_int,
@@ -93,21 +93,21 @@ impl<'a> Running<'a> {
     }
 
     /// Something else than the open key may change now: it is closed, and strings found before are forgotten.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.open = None;
         self.found.clear();
     }
 
     /// Tells WATCH and client-side caches. The implicit signal at closing is switched off (see `register`), so that a
     /// key that was opened for writing and left alone disturbs nobody.
-    fn signal(&mut self, name: Str) {
+    pub(super) fn signal(&mut self, name: Str) {
         // SAFETY: the context of the running callback and a live string.
         unsafe {
             call!(RedisModule_SignalModifiedKey, self.ctx, name);
         }
     }
 
-    fn notify(&mut self, class: c_int, event: &CStr, name: Str) {
+    pub(super) fn notify(&mut self, class: c_int, event: &CStr, name: Str) {
         // SAFETY: the context of the running callback, a static text and a live string. Our own callback may run inside.
         unsafe {
             call!(RedisModule_NotifyKeyspaceEvent, self.ctx, class, event.as_ptr(), name);
@@ -275,6 +275,7 @@ impl Server for Running<'_> {
         }
     }
 
+    #[inline(always)]
     fn string(&mut self, key: Arg<'_>) -> Result<Option<StringValue>, Error> {
         let mode = self.mode;
         let open = self.open(key, mode);
@@ -473,64 +474,10 @@ impl Running<'_> {
     /// Would anybody hear of an event of ours? The server builds a context for each before it looks whether it is to publish it.
     /// Of other modules that listen it cannot be known.
     #[inline]
-    fn is_heard(&self) -> bool {
+    pub(super) fn is_heard(&self) -> bool {
         // SAFETY: takes no argument.
         let classes = unsafe { call!(RedisModule_GetNotifyKeyspaceEvents) };
         let ways = raw::REDISMODULE_NOTIFY_KEYSPACE | raw::REDISMODULE_NOTIFY_KEYEVENT;
         classes & OWN_EVENTS != 0 && classes & ways != 0 && !self.replayed()
-    }
-
-    /// `event`: what is told of each key besides `del`.
-    fn unlink_each(&mut self, keys: &[&[u8]], event: Option<&CStr>) -> usize {
-        self.close();
-        let mut unlinked: Vec<OwnedString> = Vec::with_capacity(keys.len());
-        let (invalidated, event) = (event.is_some(), event.filter(|_| self.is_heard()));
-        for key in keys {
-            let name = OwnedString::new(key);
-            if self.unlink_one(name.raw()) {
-                if invalidated {
-                    state().cache.was_invalidated(key);
-                }
-                if let Some(event) = event {
-                    self.notify(OWN_EVENTS, event, name.raw());
-                }
-                unlinked.push(name);
-            }
-        }
-        replicate::unlinked(self.ctx, &unlinked);
-        unlinked.len()
-    }
-
-    /// `None`: the database is empty.
-    fn draw_key(&mut self) -> Option<Drawn> {
-        // SAFETY: the context of the running command; a name that is not null is ours to free.
-        let name = unsafe { call!(RedisModule_RandomKey, self.ctx) };
-        let name = (!name.is_null()).then(|| OwnedString::adopt(name))?;
-        // Opened as in `exists`, for the same reason.
-        let open = OpenKey::named(self.ctx, name, WRITE | NO_TOUCH);
-        // SAFETY: a live string of ours, and an open key.
-        let (text, at) = unsafe { (bytes(open.name()), call!(RedisModule_GetAbsExpire, open.key)) };
-        let expiry = if at < 0 { Expiry::Never } else { Expiry::At(UnixMs(at)) };
-        let size = server_info::memory_usage(self.ctx, open.name());
-        Some(Drawn { name: text.into(), expiry, bytes: u64::try_from(size).unwrap_or(0) })
-    }
-
-    /// Unlinks a key that may be anywhere: unlike a call of UNLINK this works across slots in a cluster.
-    fn unlink_one(&mut self, name: Str) -> bool {
-        // SAFETY: the context of the running callback, a live string, and a key that is closed in every case.
-        let was_there = unsafe {
-            let key = call!(RedisModule_OpenKey, self.ctx, name, WRITE | NO_TOUCH);
-            let was_there = !key.is_null() && call!(RedisModule_KeyType, key) != EMPTY;
-            if was_there {
-                call!(RedisModule_UnlinkKey, key);
-            }
-            call!(RedisModule_CloseKey, key);
-            was_there
-        };
-        if was_there {
-            self.signal(name);
-            self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"del", name);
-        }
-        was_there
     }
 }

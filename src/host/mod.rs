@@ -19,6 +19,7 @@ mod log;
 mod main_thread;
 mod native_type;
 mod open_key;
+mod other_keys;
 mod register;
 mod replicate;
 mod reply_writer;

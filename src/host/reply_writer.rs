@@ -32,12 +32,7 @@ pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
                 }
             }
             Reply::Bytes(bytes) => write_bytes(ctx, bytes),
-            Reply::Found(status, value) => {
-                call!(RedisModule_ReplyWithArray, ctx, 3);
-                write_status(ctx, status);
-                write_bytes(ctx, value);
-                call!(RedisModule_ReplyWithNull, ctx);
-            }
+            Reply::Hit(value) => write_hit(ctx, value),
             Reply::OwnedBytes(bytes) => write_bytes(ctx, &bytes),
             Reply::Shared(bytes) => write_bytes(ctx, &bytes),
             Reply::Error(error) => write_error(ctx, &error),
@@ -63,19 +58,29 @@ pub(super) fn write(ctx: Ctx, reply: Reply<'_>) {
     }
 }
 
+/// [`Reply::Hit`].
+#[inline]
+pub(super) fn write_hit(ctx: Ctx, value: &[u8]) {
+    // SAFETY: the context of the running command.
+    unsafe {
+        call!(RedisModule_ReplyWithArray, ctx, 3);
+    }
+    if !host().hit.as_ref().is_some_and(|hit| hit.repeat(ctx)) {
+        write_bytes(ctx, b"HIT");
+    }
+    write_bytes(ctx, value);
+    // SAFETY: as above.
+    unsafe {
+        call!(RedisModule_ReplyWithNull, ctx);
+    }
+}
+
 pub(super) fn write_error(ctx: Ctx, error: &Error) {
     // Error texts are ASCII tables without NUL; should one ever have it, the client still gets an error.
     let text = CString::new(error.to_string()).unwrap_or_else(|_| c"ERR internal error".to_owned());
     // SAFETY: the context of the running command and a NUL-terminated string.
     unsafe {
         call!(RedisModule_ReplyWithError, ctx, text.as_ptr());
-    }
-}
-
-fn write_status(ctx: Ctx, status: &str) {
-    let repeated = status == "HIT" && host().hit.as_ref().is_some_and(|hit| hit.repeat(ctx));
-    if !repeated {
-        write_bytes(ctx, status.as_bytes());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{Arg, Args, once};
 use crate::cache::lease::Token;
-use crate::cache::single_flight;
+use crate::cache::{single_flight, waiters};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -73,13 +73,13 @@ impl Command for Fail {
             return Ok(Reply::Int(0));
         };
         if load.revoked.is_some() {
-            single_flight::settle(server, key);
+            waiters::settle(server, key);
             return Ok(Reply::Int(0));
         }
         cache.count(key.bytes, 1, |counters| &mut counters.load_failures);
         match message {
-            Some(message) => single_flight::failed(server, key, message.bytes, retry_ms.unwrap_or(RETRY_MS)),
-            None => single_flight::given_up(server, key, retry_ms.unwrap_or(0)),
+            Some(message) => waiters::failed(server, key, message.bytes, retry_ms.unwrap_or(RETRY_MS)),
+            None => waiters::given_up(server, key, retry_ms.unwrap_or(0)),
         }
         Ok(Reply::Int(1))
     }

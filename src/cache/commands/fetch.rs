@@ -2,9 +2,9 @@
 
 use crate::args::{Arg, Args, once};
 use crate::cache::early_refresh::BETA_MAX;
-use crate::cache::governed;
 use crate::cache::policies::InForce;
 use crate::cache::single_flight::{self, By, Outcome, Wish};
+use crate::cache::{governed, waiters};
 use crate::commands::Command;
 use crate::config::Config;
 use crate::error::Error;
@@ -133,14 +133,14 @@ impl Command for Fetch {
         let found = single_flight::find(server, key, wish)?;
         if let Some(value) = single_flight::hit(server, key, found, wish) {
             governed::was_hit(server, key, policy.as_deref());
-            return Ok(Reply::Found("HIT", server.bytes(value)));
+            return Ok(Reply::Hit(server.bytes(value)));
         }
         let outcome = single_flight::decide(server, key, found, wish)?;
         if outcome.is_hit() {
             governed::was_hit(server, key, policy.as_deref());
         }
         if let (Outcome::Busy, Some(wait_ms)) = (&outcome, options.wait_ms)
-            && let Some(later) = single_flight::wait(server, key, wish, wait_ms)
+            && let Some(later) = waiters::wait(server, key, wish, wait_ms)
         {
             return Ok(later);
         }

@@ -91,6 +91,10 @@ mod tests {
         Reply::Array(vec![Reply::Word(status), Reply::Nil, Reply::Nil])
     }
 
+    fn stale() -> Reply<'static> {
+        Reply::Array(vec![Reply::Word("STALE"), Reply::Bytes(b"old"), Reply::Nil])
+    }
+
     #[test]
     fn a_value_that_is_being_written_is_stale_for_all_cache_reads() {
         let mut server = FakeServer::new();
@@ -100,9 +104,9 @@ mod tests {
         assert_eq!(server.call::<MGet>("CACHE.MGET k"), Ok(Reply::Array(vec![Reply::Nil])));
         assert_eq!(server.call::<Ttl>("CACHE.TTL k"), Ok(Reply::Ints(smallvec![0, 500])));
         assert_eq!(server.call::<Ttl>("CACHE.TTL none"), Ok(Reply::Ints(smallvec![-2, -2])));
-        assert_eq!(server.call::<Fetch>("CACHE.FETCH k BETA 1000"), Ok(Reply::Found("STALE", b"old")));
+        assert_eq!(server.call::<Fetch>("CACHE.FETCH k BETA 1000"), Ok(stale()));
         assert_eq!(server.call::<Fetch>("CACHE.FETCH k STALE NEVER"), Ok(fetched("BUSY")));
-        let both = vec![Reply::Found("STALE", b"old"), fetched("BUSY")];
+        let both = vec![stale(), fetched("BUSY")];
         token::<Intent>(&mut server, "CACHE.INTENT missing");
         assert_eq!(server.call::<MFetch>("CACHE.MFETCH 2 k missing"), Ok(Reply::Array(both)));
         assert_eq!(server.state.cache.leases(), 0, "nobody is elected");

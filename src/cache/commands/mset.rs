@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::args::{Arg, Args};
 use crate::cache::write_options::{EXPIRY_SPEC, GRACE_SPEC, JITTER_SPEC, POLICY_SPEC, TAGS_SPEC, WriteOptions};
-use crate::cache::{governed, single_flight, write};
+use crate::cache::{governed, waiters, write};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -69,7 +69,7 @@ impl Command for MSet {
         for (pair, expires) in pairs.chunks_exact(2).zip(expires) {
             let &[key, value] = pair else { continue };
             let life = write::store(server, key, value, expires, &options, 0)?;
-            single_flight::value_came(server, key, value);
+            waiters::value_came(server, key, value);
             write::replicate(server, key, value, life, &options);
         }
         Ok(Reply::Ok)

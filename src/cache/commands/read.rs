@@ -4,7 +4,7 @@ use super::fetch::{STALE_SPEC, parse_stale_never};
 use super::loads::checked_loader;
 use crate::args::{Arg, Args, once};
 use crate::cache::single_flight::{self, By, Outcome, Wish};
-use crate::cache::{governed, loaders};
+use crate::cache::{governed, loaders, waiters};
 use crate::commands::Command;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -76,7 +76,7 @@ impl Command for Read {
             loaders::serve(server, loader.bytes);
         }
         if let (Outcome::Busy, Some(wait_ms)) = (&outcome, wait_ms)
-            && let Some(later) = single_flight::wait(server, key, wish, wait_ms)
+            && let Some(later) = waiters::wait(server, key, wish, wait_ms)
         {
             return Ok(later);
         }
