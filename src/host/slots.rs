@@ -199,7 +199,7 @@ fn slots_leave(ctx: Ctx, topology: &Nodes) {
     }
     if lost {
         state().cache.walk_from_start();
-        walk_soon(ctx);
+        walk_after(ctx, 0);
     }
 }
 
@@ -230,19 +230,24 @@ unsafe extern "C" fn on_leave(ctx: Ctx, _: *mut c_void) {
 
 /// On Redis 7.0 the keys of a slot that another node took over vanish without an event: all that is known is compared with the
 /// keyspace once, in slices.
-fn walk_soon(ctx: Ctx) {
+fn walk_after(ctx: Ctx, after_ms: i64) {
     if !host().slots.lost_timer {
         host().slots.lost_timer = true;
-        timer::start(ctx, 0, on_walk);
+        timer::start(ctx, after_ms, on_walk);
     }
 }
 
 unsafe extern "C" fn on_walk(ctx: Ctx, _: *mut c_void) {
     host().slots.lost_timer = false;
     guarded("keys of lost slots", || {
+        if host().replica || host().loading {
+            return;
+        }
         let more = || crate::cache::check_ghosts(&mut Running::new(ctx, &[], false), LOST_BATCH);
-        if may_write() && timer::in_slices(more) {
-            walk_soon(ctx);
+        if !may_write() {
+            walk_after(ctx, timer::PAUSED_MS);
+        } else if timer::in_slices(more) {
+            walk_after(ctx, 0);
         }
     });
 }
