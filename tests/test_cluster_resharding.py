@@ -290,6 +290,7 @@ def at_once(load: Load, homes: dict[str, int]) -> Callable[[SlotClient, random.R
     return work
 
 
+@pytest.mark.timeout(SECONDS + 180)
 @pytest.mark.parametrize("how", [step_by_step, at_once], ids=lambda how: how.__name__)
 def test_resharding_back_and_forth_under_load(make_cluster, how, capsys):
     if how is at_once and not has_atomic_moves(default_flavour()):
