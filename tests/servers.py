@@ -113,8 +113,9 @@ def server_version(flavour: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.groups())
 
 
-def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str = "") -> T:
-    """Polls until `condition()` is true and returns what it gave. Fails after `timeout` seconds.
+def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str | Callable[[], str] = "") -> T:
+    """Polls until `condition()` is true and returns what it gave. Fails after `timeout` seconds; a `message` that is a function is asked
+    then.
 
     An AssertionError inside the condition counts as "not yet", and is what is raised at the end.
     """
@@ -128,7 +129,8 @@ def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str =
         except AssertionError as error:
             failure = error
         if time.monotonic() > deadline:
-            raise failure or AssertionError(message or f"not true within {timeout} s")
+            text = message() if callable(message) else message
+            raise failure or AssertionError(text or f"not true within {timeout} s")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
 

@@ -103,6 +103,27 @@ def test_a_value_is_not_read_before_it_is_known_whether_it_was_tagged(sides):
         assert asking(step.other, "CACHE.GET", plain) == b"v"
 
 
+def test_a_key_that_comes_after_its_slot_is_in_doubt_too(sides):
+    """Valkey may give a slot to the node that it goes to before the keys are there, and that one takes them as its own then."""
+    cluster, source, target, key = sides
+    tagged, plain = named(key, "tagged", "plain")
+    with Move(cluster, source, target, key) as step:
+        step.admin.call("CACHE.SET", tagged, "v", "EX", 600, "TAGS", 1, "t")
+        step.admin.call("SET", plain, "v")
+        payload = step.admin.call("DUMP", plain)
+        # Whatever the epochs were before: the slot comes with a new one.
+        step.admin.call("CLUSTER", "BUMPEPOCH")
+        step.whole()
+        doubts_settle(target)
+        assert step.other.call("EXISTS", tagged) == 0
+        for name in (tagged, plain):
+            restored = ("RESTORE-ASKING", name, 0, payload, "REPLACE")
+            assert step.other.pipeline([restored, ("GET", name), ("CACHE.GET", name)]) == ["OK", b"v", None]
+        doubts_settle(target)
+        assert step.other.call("EXISTS", tagged) == 0
+        assert step.other.call("CACHE.GET", plain) == b"v"
+
+
 def test_what_is_loaded_while_the_old_value_is_in_doubt_stays(sides):
     cluster, source, target, key = sides
     name, other = named(key, "k", "other")

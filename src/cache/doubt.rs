@@ -23,12 +23,14 @@ const PATIENCE_MS: i64 = 200;
 const SENT_ON_MAX: u8 = 8;
 
 /// One value in doubt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Doubt {
     /// Grows with each arrival: an answer about an earlier arrival of the key means nothing.
     number: u64,
     since: UnixMs,
     source: NodeId,
+    /// Where it may have come from as well.
+    others: Vec<NodeId>,
     /// When it was asked for last.
     asked: Option<UnixMs>,
     /// How often the node that was asked named another one.
@@ -74,9 +76,21 @@ impl Doubts {
         self.keys.get(&NameRef { db, key }).map(|doubt| (doubt.source, doubt.since))
     }
 
+    /// May a value in doubt have come from several nodes?
+    pub fn has_several_origins(&self, db: usize, key: &[u8]) -> bool {
+        self.keys.get(&NameRef { db, key }).is_some_and(|doubt| !doubt.others.is_empty())
+    }
+
     /// A value has come from this node.
     pub fn arrived(&mut self, db: usize, key: &[u8], source: NodeId, now: UnixMs) {
         self.put(db, key, source, now, false);
+    }
+
+    /// These may have sent it as well: each of them is to be asked.
+    pub fn may_be_from(&mut self, db: usize, key: &[u8], others: Vec<NodeId>) {
+        if let Some(doubt) = self.keys.get_mut(&NameRef { db, key }) {
+            doubt.others = others;
+        }
     }
 
     /// The primary says that the next value of the key comes from this node, and is in doubt there.
@@ -94,7 +108,9 @@ impl Doubts {
         self.arrived = self.arrived.saturating_add(1);
         let name = Name { db, key: key.into() };
         self.turns.push_back((name.clone(), self.arrived));
-        self.keys.insert(name, Doubt { number: self.arrived, since, source, asked: None, sent_on: 0, expected });
+        let doubt =
+            Doubt { number: self.arrived, since, source, others: Vec::new(), asked: None, sent_on: 0, expected };
+        self.keys.insert(name, doubt);
         self.tidy();
     }
 
@@ -152,11 +168,25 @@ impl Doubts {
         let Some(doubt) = self.keys.get_mut(&NameRef { db, key }).filter(|doubt| doubt.sent_on < SENT_ON_MAX) else {
             return false;
         };
-        self.arrived = self.arrived.saturating_add(1);
-        (doubt.number, doubt.source, doubt.since) = (self.arrived, source, doubt.since.min(since));
-        (doubt.asked, doubt.sent_on) = (None, doubt.sent_on.saturating_add(1));
-        self.turns.push_front((Name { db, key: key.into() }, self.arrived));
+        (doubt.since, doubt.sent_on) = (doubt.since.min(since), doubt.sent_on.saturating_add(1));
+        self.ask(db, key, source);
         true
+    }
+
+    /// The node that was asked knows nothing of the key. Is there another one to be asked?
+    pub fn ask_another(&mut self, db: usize, key: &[u8]) -> bool {
+        let other = self.keys.get_mut(&NameRef { db, key }).and_then(|doubt| doubt.others.pop());
+        if let Some(other) = other {
+            self.ask(db, key, other);
+        }
+        other.is_some()
+    }
+
+    fn ask(&mut self, db: usize, key: &[u8], source: NodeId) {
+        let Some(doubt) = self.keys.get_mut(&NameRef { db, key }) else { return };
+        self.arrived = self.arrived.saturating_add(1);
+        (doubt.number, doubt.source, doubt.asked) = (self.arrived, source, None);
+        self.turns.push_front((Name { db, key: key.into() }, self.arrived));
     }
 
     /// Is it still the arrival of this number?
@@ -295,6 +325,21 @@ mod tests {
         assert!(to == node(b'b') && doubts.is_arrival(0, b"a", questions[0].number));
         doubts.leave(0, b"a");
         assert!(doubts.holds(0, b"a") && doubts.questions(UnixMs(9_999), 9, |_| true).is_none(), "nobody knows");
+    }
+
+    #[test]
+    fn where_several_may_have_sent_it_each_is_asked() {
+        let mut doubts = Doubts::default();
+        doubts.arrived(0, b"a", node(b'a'), UnixMs(0));
+        doubts.may_be_from(0, b"a", vec![node(b'b'), node(b'c')]);
+        let mut asked = Vec::new();
+        while let Some((to, questions)) = doubts.questions(UnixMs(0), 1, |_| true) {
+            assert!(doubts.is_arrival(0, b"a", questions[0].number));
+            asked.push((to, doubts.has_several_origins(0, b"a")));
+            doubts.ask_another(0, b"a");
+        }
+        assert_eq!(asked, [(node(b'a'), true), (node(b'c'), true), (node(b'b'), false)]);
+        assert!(doubts.holds(0, b"a"), "who asked settles it");
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub struct Freshness {
 impl Freshness {
     /// No soft expiry.
     pub const NEVER: UnixMs = UnixMs(i64::MAX);
+
+    /// Does the value become stale by itself?
+    pub fn ages(&self) -> bool {
+        self.soft != Freshness::NEVER
+    }
 }
 
 /// XXH3 of the value. It is saved in RDB files, so it has to be the same in every process and version.

@@ -78,7 +78,8 @@ impl State {
                 Ok(())
             }
             KeyEvent::Loaded => {
-                (self.maybe_retired, self.maybe_aging) = (true, true);
+                self.maybe_retired = true;
+                self.maybe_aging |= !database.unconfirmed.is_empty();
                 if database.awaited.remove(key) {
                     database.floors.confirm(key);
                 }
@@ -112,7 +113,7 @@ impl State {
         if tags.is_none() && version.is_none() && freshness.is_none() {
             return;
         }
-        self.maybe_aging |= freshness.is_some();
+        self.maybe_aging |= freshness.is_some_and(|freshness| freshness.ages());
         let database = self.database(config, to.0);
         let attached = tags.is_none_or(|tags| database.tags.attach(to.1, &tags).is_ok())
             && version.is_none_or(|version| database.floors.raise(to.1, version, now).is_ok())

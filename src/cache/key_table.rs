@@ -58,8 +58,12 @@ impl<V: Fact> KeyTable<V> {
         if self.is_empty() {
             return None;
         }
-        let id = self.ids.find(self.hasher.hash_one(key), |id| self.key(id) == key)?;
-        Some((id, self.value(id)?))
+        let mut value = None;
+        let id = self.ids.find(self.hasher.hash_one(key), |id| {
+            value = read(self.records.get(id)).filter(|(_, name)| *name == key).map(|(value, _)| value);
+            value.is_some()
+        })?;
+        Some((id, value?))
     }
 
     /// The value of a record that is there.

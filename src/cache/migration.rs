@@ -73,7 +73,9 @@ impl State {
     /// What is known of a key that is here.
     fn was(&self, db: usize, key: &[u8], now: UnixMs) -> Option<Was> {
         let in_doubt = || self.doubts.origin(db, key).map(|(source, since)| Was::InDoubt(source, since));
-        if self.knows(db, key, now) { Some(Was::Known) } else { in_doubt() }
+        // Where it is not known from which node it came, nobody can be sent on to that one: it is removed wherever it goes.
+        let known = self.knows(db, key, now) || self.doubts.has_several_origins(db, key);
+        if known { Some(Was::Known) } else { in_doubt() }
     }
 
     /// This process serves from now on.
@@ -157,10 +159,14 @@ pub fn ask(state: &mut State, now: UnixMs, ready: impl Fn(&[u8]) -> bool) -> Opt
     state.doubts.questions(now, MAX_KEYS, ready)
 }
 
-/// A value has come with its slot, from this node. Replicas learn of it before they get the value: one that is promoted asks on.
-pub fn arrived<S: Server>(server: &mut S, key: &[u8], source: NodeId) {
+/// A value has come with its slot, from the first of these nodes or, where it is not known from which, from any of them. Replicas learn
+/// of the first before they get the value: one that is promoted asks on.
+pub fn arrived<S: Server>(server: &mut S, key: &[u8], sources: &[NodeId]) {
+    let Some((&source, others)) = sources.split_first() else { return };
     let (db, now) = (server.db(), server.now().to_ms());
-    server.state().cache.arrived(db, key, source, now);
+    let cache = &mut server.state().cache;
+    cache.arrived(db, key, source, now);
+    cache.doubts.may_be_from(db, key, others.to_vec());
     let words = [Word::Text("DOUBT"), Word::Bytes(key), Word::Bytes(source.as_bytes()), Word::Int(now.0)];
     server.replicate("KEYWARD.APPLY", &words);
 }
@@ -173,6 +179,9 @@ pub fn act_on<S: Server>(server: &mut S, answer: &Answer, me: Option<NodeId>) ->
     let Answer { db, ref key, number, verdict, floor } = *answer;
     let cache = &mut server.state().cache;
     if !cache.doubts.is_arrival(db, key, number) {
+        return Ok(());
+    }
+    if verdict == Verdict::Plain && cache.doubts.ask_another(db, key) {
         return Ok(());
     }
     if let Verdict::CameFrom { source, age_ms } = verdict
@@ -256,7 +265,7 @@ mod tests {
     fn doubtful() -> (FakeServer, Question) {
         let mut server = FakeServer::new();
         server.call::<Set>("CACHE.SET k v").unwrap();
-        arrived(&mut server, b"k", source());
+        arrived(&mut server, b"k", &[source()]);
         server.take_replicated();
         let (_, mut questions) = ask(&mut server.state.cache, UnixMs(0), |_| true).unwrap();
         (server, questions.pop().unwrap())
@@ -335,7 +344,7 @@ mod tests {
         // Where it went.
         let mut server = FakeServer::new();
         server.call::<Set>("CACHE.SET k v").unwrap();
-        arrived(&mut server, b"k", node(b'b'));
+        arrived(&mut server, b"k", &[node(b'b')]);
         let now = server.now.to_ms();
         let mut asked = ask(&mut server.state.cache, now, |_| true).unwrap();
         for _ in 0..8 {

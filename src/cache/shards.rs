@@ -24,7 +24,7 @@ impl ShardedTable {
         self.len
     }
 
-    pub fn find(&self, hash: u64, eq: impl Fn(u32) -> bool) -> Option<u32> {
+    pub fn find(&self, hash: u64, mut eq: impl FnMut(u32) -> bool) -> Option<u32> {
         self.shards.get(self.shard_of(hash))?.find(hash, |&id| eq(id)).copied()
     }
 

@@ -55,8 +55,8 @@ pub struct State {
     /// False only while nothing is left for the reclaimer: every read asks, and looking at each database would cost it more
     /// than all else here. Set by whatever may retire, cleared by the sweep.
     pub(super) maybe_retired: bool,
-    /// False only while nothing is known of the age of any value, for the same reason. Set by whatever may record one, cleared by the
-    /// sweep.
+    /// False only while no value is known to become stale by itself, for the same reason: of most that were filled it is known only how
+    /// long their load took. Set by whatever may record such a value, cleared by the sweep when nothing is known of any.
     pub(super) maybe_aging: bool,
     /// The deletions that are reported now are of keys that were invalidated before.
     pub(super) reclaiming: bool,
@@ -88,14 +88,15 @@ impl State {
         self.databases.values().any(|database| database.tags.may_have_retired()) || !self.doomed.is_empty()
     }
 
-    fn finds_aging(&self) -> bool {
+    fn knows_ages(&self) -> bool {
         self.databases.values().any(|database| !database.freshness.is_empty())
     }
 
     /// No value of any key is known to be stale, invalid or in doubt, now or later: the fast way for reads.
     #[inline]
     pub fn doubts_nothing(&self) -> bool {
-        debug_assert!(self.maybe_aging || !self.finds_aging());
+        let known = || self.databases.values().flat_map(|database| database.freshness.iter());
+        debug_assert!(self.maybe_aging || !known().any(|(_, freshness)| freshness.ages()));
         !self.maybe_retired && !self.maybe_aging && self.intents.is_empty() && self.doubts.is_empty()
     }
 
@@ -129,7 +130,7 @@ impl State {
         key: &[u8],
         freshness: Freshness,
     ) -> Result<(), Error> {
-        self.maybe_aging = true;
+        self.maybe_aging |= freshness.ages();
         self.database(config, db).freshness.put(key, freshness).map(|_| ()).map_err(|Full| Error::IndexFull)
     }
 
@@ -205,7 +206,7 @@ impl State {
             }
             return Ok(());
         }
-        self.maybe_aging |= freshness.is_some();
+        self.maybe_aging |= freshness.is_some_and(|freshness| freshness.ages());
         let database = self.database(config, db);
         database.forget_value(key);
         database.tags.set_tags(key, tags).map_err(index_error)?;
@@ -331,7 +332,8 @@ impl State {
         self.leases.prune(budget);
         self.departed.sweep(now, budget);
         self.hot_keys.tick(now);
-        (self.maybe_retired, self.maybe_aging) = (self.finds_retired(), self.finds_aging());
+        self.maybe_retired = self.finds_retired();
+        self.maybe_aging &= self.knows_ages();
     }
 
     pub(super) fn keep_databases(&mut self, mut keep: impl FnMut(usize, &mut Database) -> bool) {

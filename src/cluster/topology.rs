@@ -39,6 +39,12 @@ impl Nodes {
         other_side(&self.myself()?.importing, slot)
     }
 
+    /// Those that can be asked.
+    pub fn other_primaries(&self) -> Vec<NodeId> {
+        let others = self.0.iter().filter(|node| node.primary && !node.myself && node.connected && !node.failing);
+        others.map(|node| node.id).collect()
+    }
+
     /// Is any slot of this node on its way to another?
     pub fn is_migrating(&self) -> bool {
         self.myself().is_some_and(|me| !me.migrating.is_empty())

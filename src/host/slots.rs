@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_millis(1);
 /// How old it may be where a failed MIGRATE has to be noticed.
 const LATELY: Duration = Duration::from_millis(20);
+/// How long after a new epoch keys may come to a slot that has come before them. By the rules of the cluster every node knows within two
+/// seconds whose the slot is.
+const SETTLED: Duration = Duration::from_secs(10);
 /// How many keys of lost slots are looked at between two looks at the clock.
 const LOST_BATCH: usize = 64;
 /// How many leases are looked at between two looks at the clock. Of each whose key has gone the server is asked.
@@ -42,6 +45,8 @@ const ANSWERS_MAX: usize = 100_000;
 pub(super) struct Slots {
     topology: Rc<Nodes>,
     looked_at: Option<Instant>,
+    /// When this node's epoch was seen to have changed: slots may have come to it.
+    new_epoch: Option<Instant>,
     /// When the rhythmical look was.
     round: Option<Instant>,
     /// A slot has gone since the last rhythmical look, whoever saw it: it may also have come since then.
@@ -70,6 +75,9 @@ fn topology_of(ctx: Ctx, age: Duration) -> Rc<Nodes> {
         let nodes = Rc::new(Nodes::parse(&text).unwrap_or_default());
         let slots = &mut host().slots;
         slots.lost |= nodes.has_lost(&slots.topology);
+        if slots.topology.myself().is_some_and(|me| me.epoch != nodes.epoch()) {
+            slots.new_epoch = Some(Instant::now());
+        }
         (slots.topology, slots.looked_at) = (nodes, Some(Instant::now()));
     }
     Rc::clone(&host().slots.topology)
@@ -102,19 +110,27 @@ pub(super) fn notice(ctx: Ctx, key: &[u8]) -> Option<u64> {
     (!topology.is_mine(slot)).then(|| topology.owner(slot).map_or(0, |owner| owner.epoch))
 }
 
-/// A value has come to this key by RESTORE. With its slot, if the slot is not served here yet: nobody else may restore there.
+/// A value has come to this key by RESTORE. With its slot, if the slot is not served here yet: nobody else may restore there. And
+/// perhaps if it has come lately: Valkey gives a slot that is on its way to the node it goes to, if that one gets an old message of the
+/// other by which it had not the slot yet; the keys come after it. Nobody knows then from where.
 pub(super) fn restored(ctx: Ctx, key: &[u8]) {
     let slot = slot(key);
-    // A look that is a millisecond old will do: see `notice`. A command on the key would not: after ASKING some servers take it.
-    if !host().cluster || Running::new(ctx, &[], false).replayed() || topology(ctx).rests_here(slot) {
+    if !host().cluster || Running::new(ctx, &[], false).replayed() {
         return;
     }
-    if topology(ctx).importing_from(slot).is_none() {
-        // It may have gone, or begun to come, since the last look.
-        host().slots.looked_at = None;
-    }
-    if let Some(source) = topology(ctx).importing_from(slot) {
-        arrived(&mut Running::new(ctx, &[], true), key, source);
+    // A look that is a millisecond old will do: see `notice`. A command on the key would not: after ASKING some servers take it.
+    let sources = if topology(ctx).rests_here(slot) {
+        let lately = host().slots.new_epoch.is_some_and(|at| at.elapsed() < SETTLED);
+        if lately { topology(ctx).other_primaries() } else { Vec::new() }
+    } else {
+        if topology(ctx).importing_from(slot).is_none() {
+            // It may have gone, or begun to come, since the last look.
+            host().slots.looked_at = None;
+        }
+        topology(ctx).importing_from(slot).into_iter().collect()
+    };
+    if !sources.is_empty() {
+        arrived(&mut Running::new(ctx, &[], true), key, &sources);
         ask_after(ctx, 0);
     }
 }
@@ -129,7 +145,7 @@ pub(super) fn streamed(ctx: Ctx, key: &[u8]) {
     if let Some(owner) = topology.owner(slot)
         && running.has_plain_value(Arg::named(key))
     {
-        arrived(&mut running, key, owner.id);
+        arrived(&mut running, key, &[owner.id]);
     }
 }
 
