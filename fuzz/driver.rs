@@ -97,7 +97,7 @@ pub fn receive(input: &[u8]) {
     server.put_string(KEY, "value");
     server.call::<keyward::cache::commands::tag::Tag>("cache.tag k a b").ok();
     server.put_string("c", "value");
-    keyward::cache::arrived(&mut server, b"c", NodeId::new(&[b'1'; NodeId::LENGTH]).expect("a name of its length"));
+    keyward::cache::arrived(&mut server, b"c", &[NodeId::new(&[b'1'; NodeId::LENGTH]).expect("a name of its length")]);
     let mut rest = input;
     while let [sender, low, high, bytes @ ..] = rest {
         let (message, left) = bytes.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(bytes.len()));
