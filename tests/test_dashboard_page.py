@@ -170,7 +170,9 @@ def test_hostile_names_stay_text(server, look):
         client.execute_command("RATELIMIT.CHECK", f"limit {name}", 10, "EX", 600)
         client.execute_command("RATELIMIT.ENTER", f"export {name}", name, "LIMIT", 3, "EX", 600)
         client.execute_command("CACHE.SETTAGGED", f"key {name}", "v", "EX", 600, "TAGS", 1, name)
-        client.execute_command("CACHE.GET", f"key {name}")
+        for _ in range(4):
+            # More than once: reads count half after some minutes, and the server may be as old as that just now.
+            client.execute_command("CACHE.GET", f"key {name}")
         client.execute_command("WRITEBEHIND.SET", f"queue {name}", f"{number}", "v")
     client.execute_command("LOCK.ACQUIRE", b"\xff\x00\\", b"\xfe", "EX", 600)
     page = look(server)

@@ -53,8 +53,11 @@ impl Weight {
 #[derive(Debug)]
 pub(super) struct HotKeys {
     databases: HashMap<usize, Counters>,
-    /// Reads that are still counted before this tick is over.
+    /// Reads that are still all counted before this tick is over, of so many.
     left: u32,
+    all: u32,
+    /// Of those after them in this tick, how many were counted.
+    sampled: u64,
     /// Reads that are skipped before the next one is counted.
     skip: u64,
     halved_at: Option<UnixMs>,
@@ -70,7 +73,7 @@ struct Counters {
 
 impl Default for HotKeys {
     fn default() -> HotKeys {
-        HotKeys { databases: HashMap::new(), left: ALL_COUNTED, skip: 0, halved_at: None }
+        HotKeys { databases: HashMap::new(), left: ALL_COUNTED, all: ALL_COUNTED, sampled: 0, skip: 0, halved_at: None }
     }
 }
 
@@ -91,6 +94,7 @@ impl HotKeys {
 
     /// After a read of [`Weight::Many`]: so many are not counted now, a random number from 0 to [`SKIP_MOST`].
     pub fn skip(&mut self, reads: u64) {
+        self.sampled = self.sampled.saturating_add(1);
         self.skip = reads;
     }
 
@@ -102,7 +106,9 @@ impl HotKeys {
 
     /// To be called now and then: counts all of the next few reads again, and halves what is old.
     pub fn tick(&mut self, now: UnixMs) {
-        self.left = if self.left == 0 { COUNTED_WHEN_BUSY } else { ALL_COUNTED };
+        let reads = u64::from(self.all.saturating_sub(self.left)).saturating_add(self.sampled.saturating_mul(ONE_IN));
+        self.all = if reads > u64::from(ALL_COUNTED) { COUNTED_WHEN_BUSY } else { ALL_COUNTED };
+        (self.left, self.sampled) = (self.all, 0);
         let since = *self.halved_at.get_or_insert(now);
         if now.since(since) >= HALF_LIFE_MS || now < since {
             self.halved_at = Some(now);
@@ -254,16 +260,13 @@ mod tests {
     #[test]
     fn after_a_busy_tick_the_sample_begins_earlier_until_one_is_calm() {
         let counted = |hot: &mut HotKeys| (0..1000).take_while(|_| hot.weigh() == Weight::One).count();
-        let mut hot = HotKeys::default();
-        assert_eq!(counted(&mut hot), 128);
-        for _ in 0..2 {
+        let (mut hot, mut draw) = (HotKeys::default(), 0);
+        for (reads, counted_then) in [(1000, 16), (1000, 16), (100, 128), (128, 128), (0, 128)] {
             hot.tick(UnixMs(0));
-            assert_eq!(counted(&mut hot), 16);
+            (0..reads).for_each(|_| read(&mut hot, 0, b"k", &mut draw));
+            hot.tick(UnixMs(0));
+            assert_eq!(counted(&mut hot), counted_then, "after {reads} reads");
         }
-        hot.tick(UnixMs(0));
-        assert_eq!(hot.weigh(), Weight::One);
-        hot.tick(UnixMs(0));
-        assert_eq!(counted(&mut hot), 128);
     }
 
     #[test]
