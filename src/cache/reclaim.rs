@@ -133,9 +133,13 @@ pub(super) fn forget_if_gone<S: Server>(server: &mut S, db: usize, key: &[u8]) {
     if !known(server) || server.exists(key) {
         return;
     }
-    // With its slot, which another node took over: Redis 7.0 tells nobody.
+    // With its slot, which another node took over: Redis 7.0 tells nobody, and Redis 8.4 not yet. The other node may still ask.
     let lost = !server.serves(Arg::named(key));
+    let now = server.now().to_ms();
     let cache = &mut server.state().cache;
+    if lost {
+        cache.departs_with_slot(db, key, now);
+    }
     // The look may have found that the key had expired, and forgotten it.
     let forgotten = cache.databases.get_mut(&db).is_some_and(|database| database.forget(key));
     cache.counters.ghosts = cache.counters.ghosts.saturating_add(u64::from(forgotten && !lost));
@@ -165,6 +169,7 @@ impl TagIndex {
 mod tests {
     use super::*;
     use crate::cache::commands::set::Set;
+    use crate::cluster::{Question, Verdict};
     use crate::config::Config;
     use crate::fake_server::FakeServer;
 
@@ -187,6 +192,19 @@ mod tests {
             check_ghosts(&mut server, 1);
         }
         assert_eq!((server.state.cache.tagged_keys(), server.state.cache.counters.ghosts), (2, 2));
+    }
+
+    #[test]
+    fn who_has_a_slot_now_is_still_told_of_a_key_that_went_without_an_event() {
+        let mut server = haunted();
+        server.moved.push(b"ghost".to_vec());
+        for _ in 0..6 {
+            check_ghosts(&mut server, 1);
+        }
+        assert_eq!((server.state.cache.tagged_keys(), server.state.cache.counters.ghosts), (2, 0));
+        let question = Question { db: 0, key: b"ghost"[..].into(), number: 1, age_ms: 1 };
+        let answers = server.state.cache.answer(vec![question], true, server.now.to_ms().plus(1));
+        assert_eq!(answers[0].verdict, Verdict::Known);
     }
 
     #[test]
