@@ -1,7 +1,7 @@
 """All figures in one table: the module beside the same server without it, and beside the usual recipes.
 
 python benches/run.py                     everything but --big and scale, a quarter of an hour or so
-python benches/run.py --quick             a first look in two minutes or so
+python benches/run.py --quick             a first look in some minutes
 python benches/run.py --only lock,plain   some groups
 python benches/run.py --only scale --entries 1,10,30   the same figures at several sizes, in millions: an hour or more
 """

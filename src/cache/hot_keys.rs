@@ -53,8 +53,9 @@ impl Weight {
 #[derive(Debug)]
 pub(super) struct HotKeys {
     databases: HashMap<usize, Counters>,
-    /// Reads that are still all counted before this tick is over, of so many.
+    /// Reads that are still all counted before this tick is over.
     left: u32,
+    /// What `left` was when the tick began.
     all: u32,
     /// Of those after them in this tick, how many were counted.
     sampled: u64,

@@ -1,5 +1,5 @@
 //! Who loads what, and who waits for it: the leases and queues of all keys. Pure memory; what is done with it is in
-//! [`single_flight`](super::single_flight).
+//! [`single_flight`](super::single_flight) and [`waiters`](super::waiters).
 //!
 //! Invariants:
 //! - a key has at most one live lease;

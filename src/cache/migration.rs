@@ -181,9 +181,6 @@ pub fn act_on<S: Server>(server: &mut S, answer: &Answer, me: Option<NodeId>) ->
     if !cache.doubts.is_arrival(db, key, number) {
         return Ok(());
     }
-    if verdict == Verdict::Plain && cache.doubts.ask_another(db, key) {
-        return Ok(());
-    }
     if let Verdict::CameFrom { source, age_ms } = verdict
         && Some(source) != me
     {
@@ -192,18 +189,18 @@ pub fn act_on<S: Server>(server: &mut S, answer: &Answer, me: Option<NodeId>) ->
             return Ok(());
         }
     }
+    server.select(db);
     let cache = &mut server.state().cache;
     match verdict {
         Verdict::Forgotten => cache.doubts.leave(db, key),
+        Verdict::Plain if cache.doubts.ask_another(db, key) => {}
         Verdict::Plain => {
             cache.doubts.settle(db, key);
-            server.select(db);
             server.replicate("KEYWARD.APPLY", &[Word::Text("NODOUBT"), Word::Bytes(key)]);
         }
         // One that has gone round between nodes, so fast that none of them was told: nobody knows any more.
         Verdict::Known | Verdict::CameFrom { .. } => {
-            server.select(db);
-            server.state().cache.reclaiming = true;
+            cache.reclaiming = true;
             server.unlink(&[key]);
             let cache = &mut server.state().cache;
             cache.reclaiming = false;
@@ -358,6 +355,20 @@ mod tests {
         let (mut server, question) = doubtful();
         answered(&mut server, &question, Verdict::CameFrom { source: node(b'm'), age_ms: 0 }, None);
         assert!(server.keys.is_empty(), "it had come from here");
+    }
+
+    #[test]
+    fn a_value_that_may_be_from_several_nodes_is_seen_when_all_have_said_so() {
+        let (mut server, now) = (FakeServer::new(), UnixMs(0));
+        server.call::<Set>("CACHE.SET k v").unwrap();
+        arrived(&mut server, b"k", &[node(b'a'), node(b'b')]);
+        for (asked, floor, seen) in [(b'a', Some(7), Reply::Nil), (b'b', None, Reply::Bytes(b"v"))] {
+            let (to, questions) = ask(&mut server.state.cache, now, |_| true).unwrap();
+            assert_eq!(to, node(asked));
+            answered(&mut server, &questions[0], Verdict::Plain, floor);
+            assert_eq!(server.call::<Get>("CACHE.GET k"), Ok(seen));
+        }
+        assert_eq!(server.call::<Set>("CACHE.SET k late VERSION 7"), Ok(Reply::Nil), "also what the first has said");
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Nodes {
         other_side(&self.myself()?.importing, slot)
     }
 
-    /// Those that can be asked.
+    /// The primaries but this node, with slots or without, as far as they can be asked now.
     pub fn other_primaries(&self) -> Vec<NodeId> {
         let others = self.0.iter().filter(|node| node.primary && !node.myself && node.connected && !node.failing);
         others.map(|node| node.id).collect()
